@@ -1,0 +1,236 @@
+"""Which kind of thing does a name name? Classified in a language without labels, from other languages.
+
+A *cell* is one training: a target, a method, a seed and the sources. The target gives its unlabelled
+training names (and its labels only where it is among the sources); its test names are looked at once,
+after the fixed number of steps. Nothing is selected on the target.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from xferkit.methods import ClassifierMethod, ClassifierSpec, MANMoEConfig, build_method, method_names
+from xferkit.models import CharCNNEncoder, CharVocabulary, OpsName, TokenSequences
+from xferkit.trainers import DomainData, DomainStream, ProgressKind, Trainer, derive_seed, seeded
+
+__all__ = ["Cell", "CellResult", "LabelledNames", "NameSettings", "NameSource", "run_cell"]
+
+
+class LabelledNames(Protocol):
+    """Names with their classes."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The names."""
+        ...
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """``int64[n]``, their classes."""
+        ...
+
+
+class NameSource(Protocol):
+    """Names of several languages, split into training and test."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        ...
+
+    def train(self, language: str, /) -> LabelledNames:
+        """Training names of a language."""
+        ...
+
+    def test(self, language: str, /) -> LabelledNames:
+        """Test names of a language."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        target: language that is tested.
+        method: one of :func:`xferkit.methods.method_names`.
+        seed: seed of parameters, dropout and batches.
+        sources: languages with labels.
+        lowercase: drop the case of all names, as a control.
+        steps: training steps.
+    """
+
+    target: str
+    method: str
+    seed: int
+    sources: tuple[str, ...]
+    lowercase: bool = False
+    steps: int = 400
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What came out.
+
+    Attributes:
+        accuracy: share of the target's test names classified right, in [0, 1].
+        macro_f1: mean over classes of F1, in [0, 1].
+        seconds: wall time of training and prediction.
+        gate: weight of each source for the target, summing to 1, for methods that weigh sources.
+        steps: steps made, those of a gate's own stage included.
+        losses: last logged value of every loss, by ``phase/metric``.
+    """
+
+    accuracy: float
+    macro_f1: float
+    seconds: float
+    gate: dict[str, float] | None
+    steps: int
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class NameSettings:
+    """Settings of every cell, fixed beforehand and the same for all methods.
+
+    Attributes:
+        batch_size: names per step, split equally over the sources.
+        feature_dim: size of an encoder's features.
+        channels: units of the convolution.
+        width: width of the convolution.
+        dropout: dropout probability everywhere.
+        learning_rate: Adam's, falling to 0 along a cosine.
+        max_length: characters of a name that are read.
+        min_count: rarer characters of the sources count as unknown.
+        config: settings of the MAN-MoE family.
+        ops: ``"fused"`` or ``"reference"``.
+        progress: how a cell shows its progress.
+    """
+
+    batch_size: int = 208
+    feature_dim: int = 64
+    channels: int = 96
+    width: int = 4
+    dropout: float = 0.3
+    learning_rate: float = 3e-3
+    max_length: int = 48
+    min_count: int = 5
+    config: MANMoEConfig = MANMoEConfig(
+        lambda1=0.1,
+        lambda2=0.5,
+        k=2,
+        private_dim=32,
+        expert_hidden=32,
+        predictor_hidden=64,
+        discriminator_hidden=64,
+        dropout=0.3,
+        detach_gate_input=False,
+    )
+    ops: OpsName = "fused"
+    progress: ProgressKind = "silent"
+
+
+def run_cell(cell: Cell, data: NameSource, settings: NameSettings | None = None) -> CellResult:
+    """Train and test one cell; the same cell gives the same result to the bit on the same machine.
+
+    Args:
+        cell: what to train.
+        data: names by language.
+        settings: the fixed settings.
+
+    Raises:
+        ValueError: for an unknown method, no sources, repeated sources, or the target among the sources of
+            any method but ``own``.
+    """
+    settings = settings or NameSettings()
+    _check(cell)
+    start = time.perf_counter()
+    with seeded(derive_seed(cell.seed, "cell")):
+        sources = [data.train(language) for language in cell.sources]
+        vocabulary = CharVocabulary(
+            (text for names in sources for text in names.texts), min_count=settings.min_count
+        )
+
+        def encode(texts: tuple[str, ...]) -> TokenSequences:
+            return vocabulary.encode(texts, lowercase=cell.lowercase, max_length=settings.max_length)
+
+        labelled = [
+            DomainData(language, encode(names.texts), torch.from_numpy(np.array(names.labels, dtype=np.int64)))
+            for language, names in zip(cell.sources, sources, strict=True)
+        ]
+        target_inputs = encode(data.train(cell.target).texts)
+        unlabelled = [
+            *(replace(domain, labels=None) for domain in labelled),
+            DomainData(cell.target, target_inputs),
+        ]
+        per_language = max(1, round(settings.batch_size / len(cell.sources)))
+        streams = {
+            name: DomainStream(domains, per_language, seed=cell.seed, name=name)
+            for name, domains in (("labelled", labelled), ("unlabelled", unlabelled))
+        }
+        method = _build(cell, settings, len(vocabulary), len(data.classes), target_inputs)
+        trainer = Trainer(
+            schedule="cosine", progress=settings.progress, title=f"{cell.target} {cell.method} {cell.seed}"
+        )
+        history = trainer.fit(method, streams, cell.steps)
+        test = data.test(cell.target)
+        test_inputs = encode(test.texts)
+        predicted = method.predict(test_inputs).argmax(1).numpy()
+        weights = method.source_weights(test_inputs)
+    truth = np.asarray(test.labels)
+    return CellResult(
+        accuracy=float((predicted == truth).mean()),
+        macro_f1=_macro_f1(predicted, truth, len(data.classes)),
+        seconds=time.perf_counter() - start,
+        gate=None if weights is None else dict(zip(cell.sources, weights.tolist(), strict=True)),
+        steps=history.steps,
+        losses=history.last,
+    )
+
+
+def _check(cell: Cell) -> None:
+    if cell.method not in method_names():
+        raise ValueError(
+            f"run_cell: unknown method {cell.method!r}, expected one of {', '.join(method_names())}"
+        )
+    if not cell.sources or len(set(cell.sources)) != len(cell.sources):
+        raise ValueError(f"run_cell: sources must be different languages, at least one, got {cell.sources}")
+    if cell.target in cell.sources and cell.method != "own":
+        raise ValueError(
+            f"run_cell: the target {cell.target!r} is among the sources; only method 'own' may see its labels"
+        )
+
+
+def _build(
+    cell: Cell, settings: NameSettings, num_tokens: int, num_classes: int, target_inputs: TokenSequences
+) -> ClassifierMethod:
+    spec = ClassifierSpec(
+        make_encoder=lambda: CharCNNEncoder(
+            num_tokens,
+            settings.feature_dim,
+            channels=settings.channels,
+            widths=(settings.width,),
+            dropout=settings.dropout,
+        ),
+        num_classes=num_classes,
+        num_sources=len(cell.sources),
+        target_inputs=target_inputs,
+        dropout=settings.dropout,
+        learning_rate=settings.learning_rate,
+        ops=settings.ops,
+    )
+    return build_method(cell.method, spec, settings.config)
+
+
+def _macro_f1(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], num_classes: int) -> float:
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(confusion, (truth, predicted), 1)
+    support = confusion.sum(1) + confusion.sum(0)
+    present = support > 0
+    return float((2 * np.diag(confusion)[present] / support[present]).mean())

@@ -1,0 +1,129 @@
+"""What a trainer and a method agree on: batches of several languages, phases with an optimiser, stages.
+
+A method joins a model, its objectives and the order of their updates. It describes that order as data, so
+that one trainer can run any method: a *stage* is a number of steps; a step goes through the stage's
+*phases* in order; a phase computes one loss on fresh batches, and then its optimisers step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from xferkit.models.inputs import TokenSequences
+
+__all__ = ["DomainBatch", "Method", "NextBatch", "Phase", "PhaseLoss", "Stage", "train_step"]
+
+
+@dataclass(frozen=True)
+class DomainBatch:
+    """Texts of several languages in one batch.
+
+    Attributes:
+        inputs: n texts.
+        domains: ``int64[n]``, the language of each text: sources 0..S-1, then the target.
+        labels: ``int64[n]`` (``[n, length]`` for tagging), or None when the batch is unlabelled.
+    """
+
+    inputs: TokenSequences
+    domains: Tensor
+    labels: Tensor | None = None
+
+
+NextBatch = Callable[[str], DomainBatch]
+"""Gives a fresh batch of the stream of that name."""
+
+
+@dataclass(frozen=True)
+class PhaseLoss:
+    """A phase's loss (a scalar to call backward on) and detached scalars to report."""
+
+    total: Tensor
+    metrics: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of update.
+
+    Attributes:
+        name: names the phase in reports and errors.
+        loss: draws the batches it needs and computes the loss.
+        optimizers: names of the optimisers whose gradients are cleared before and that step after. One name
+            for alternating updates; several where gradient reversal trains both sides at once.
+        repeats: how many times the update is made in each step (the k discriminator steps).
+    """
+
+    name: str
+    loss: Callable[[NextBatch], PhaseLoss]
+    optimizers: tuple[str, ...]
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A number of steps over the same phases; learning-rate schedules span a stage.
+
+    Attributes:
+        name: names the stage in reports.
+        phases: the updates of one step, in order.
+        steps: number of steps.
+        on_end: called once after the last step.
+    """
+
+    name: str
+    phases: Sequence[Phase]
+    steps: int
+    on_end: Callable[[], None] | None = None
+
+
+class Method(Protocol):
+    """Anything a trainer can train.
+
+    Attributes:
+        module: holds every parameter and buffer; switched between training and evaluation.
+        optimizers: optimisers by name, as the phases name them.
+    """
+
+    @property
+    def module(self) -> nn.Module:
+        """All modules of the method as one."""
+        ...
+
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """The optimisers by name."""
+        ...
+
+    def stages(self, steps: int) -> Sequence[Stage]:
+        """The stages of a training of ``steps`` steps of the method proper."""
+        ...
+
+
+def train_step(method: Method, phases: Sequence[Phase], next_batch: NextBatch) -> dict[str, Tensor]:
+    """One step: every phase in order, its optimisers cleared before and stepped after each repeat.
+
+    Args:
+        method: owns the optimisers the phases name.
+        phases: the phases of the running stage.
+        next_batch: gives fresh batches by stream name.
+
+    Returns:
+        The reported scalars of the last repeat of each phase, under ``phase/metric``, without a sync.
+    """
+    metrics: dict[str, Tensor] = {}
+    for phase in phases:
+        optimizers = [method.optimizers[name] for name in phase.optimizers]
+        for _ in range(phase.repeats):
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss = phase.loss(next_batch)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            for optimizer in optimizers:
+                optimizer.step()
+            metrics |= {f"{phase.name}/{key}": value for key, value in loss.metrics.items()}
+    return metrics

@@ -1,0 +1,229 @@
+"""Shared and private features into one classifier: the model of MAN, MAN-MoE and plain pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from xferkit.models.attention import DotProductAttention
+from xferkit.models.inputs import TokenSequences
+from xferkit.models.moe import Bags, MixtureOfExperts
+
+__all__ = [
+    "ClassifierOutput",
+    "Encoder",
+    "MLPPredictor",
+    "PrivateExperts",
+    "PrivatePerDomain",
+    "SharedPrivateClassifier",
+]
+
+
+class Encoder(Protocol):
+    """A text encoder: one vector per text, or one per token when ``is_sequence``."""
+
+    out_dim: int
+    is_sequence: bool
+
+    def __call__(self, inputs: TokenSequences) -> Tensor:
+        """Features ``[n, out_dim]`` or ``[n, length, out_dim]``."""
+        ...
+
+
+class MLPPredictor(nn.Module):
+    """Class log-probabilities by a perceptron: ``[..., in_dim]`` -> ``[..., num_classes]``.
+
+    Args:
+        in_dim: size of the features.
+        hidden_dim: units of the hidden layer, dropout before each layer; None for a linear layer alone.
+        num_classes: number of classes.
+        dropout: dropout probability around the hidden layer.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dim: int | None, num_classes: int, *, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.layers: nn.Module
+        if hidden_dim is None:
+            self.layers = nn.Linear(in_dim, num_classes)
+        else:
+            self.layers = nn.Sequential(
+                nn.Dropout(dropout),
+                nn.Linear(in_dim, hidden_dim),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden_dim, num_classes),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities over classes."""
+        return torch.log_softmax(self.layers(x), dim=-1)
+
+
+class PrivateExperts(nn.Module):
+    """Private features of MAN-MoE: an encoder of its own, then a mixture of one expert per source language."""
+
+    def __init__(self, encoder: Encoder, experts: MixtureOfExperts) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.experts = experts
+        self.out_dim = experts.out_dim
+
+
+class PrivatePerDomain(nn.Module):
+    """Private features of MAN: one encoder per source language; a language without one gets zeros.
+
+    Args:
+        make_encoder: returns a new encoder at each call.
+        num_sources: number of source languages.
+    """
+
+    def __init__(self, make_encoder: Callable[[], Encoder], num_sources: int) -> None:
+        super().__init__()
+        encoders = [make_encoder() for _ in range(num_sources)]
+        self.encoders = nn.ModuleList(e for e in encoders if isinstance(e, nn.Module))
+        self.out_dim = encoders[0].out_dim
+        self.is_sequence = encoders[0].is_sequence
+
+    def forward(self, inputs: TokenSequences, domains: Tensor | None) -> Tensor:
+        """Features of each row by the encoder of its language; zero where ``domains`` is -1 or None."""
+        shape = [len(inputs), inputs.ids.shape[1], self.out_dim]
+        if not self.is_sequence:
+            del shape[1]
+        features = torch.zeros(shape, device=inputs.ids.device, dtype=next(self.parameters()).dtype)
+        if domains is None:
+            return features
+        for domain, encoder in enumerate(self.encoders):
+            rows = torch.nonzero(domains == domain).squeeze(1)
+            if len(rows):
+                encoded = encoder(inputs.select(rows))
+                if self.is_sequence:
+                    encoded = nn.functional.pad(encoded, (0, 0, 0, shape[1] - encoded.shape[1]))
+                features = features.index_copy(0, rows, encoded)
+        return features
+
+
+@dataclass(frozen=True)
+class ClassifierOutput:
+    """What the classifier computed.
+
+    Attributes:
+        log_probs: ``float[n, num_classes]``, or per token ``[n, length, num_classes]`` without a pool.
+        shared: the shared features, what the discriminator reads.
+        gate_logits: logits of each gate by name (``"private"``, ``"predictor"``), one row per input row.
+        bag_logits: logits each gate mixed its bags with, ``[num_bags, num_experts]``; empty without bags.
+    """
+
+    log_probs: Tensor
+    shared: Tensor
+    gate_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    bag_logits: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class SharedPrivateClassifier(nn.Module):
+    """``predictor([f_s; f_p])``, Chen et al., ACL 2019, Figure 1.
+
+    Args:
+        shared: the shared encoder F_s.
+        predictor: C: log-probabilities from the concatenated features; a mixture must end in
+            ``act2='log_softmax'``.
+        private: F_p: a mixture over an own encoder (MAN-MoE), an encoder per language (MAN), or None.
+        pool: for encoders of sequences: pools tokens before the predictor (classification); None leaves a
+            prediction per token (tagging).
+
+    Raises:
+        ValueError: when shared and private encoder do not both give sequences or both vectors, or vectors
+            come with a pool.
+    """
+
+    def __init__(
+        self,
+        shared: Encoder,
+        predictor: MixtureOfExperts | MLPPredictor,
+        private: PrivateExperts | PrivatePerDomain | None = None,
+        pool: DotProductAttention | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(private, PrivateExperts):
+            private_sequence = private.encoder.is_sequence
+        else:
+            private_sequence = shared.is_sequence if private is None else private.is_sequence
+        if private_sequence != shared.is_sequence or (pool is not None and not shared.is_sequence):
+            raise ValueError(
+                "SharedPrivateClassifier: shared and private encoder must both give sequences or both one "
+                "vector per text, and only sequences can be pooled"
+            )
+        if isinstance(predictor, MixtureOfExperts) and predictor.act2 != "log_softmax":
+            raise ValueError(
+                f"SharedPrivateClassifier: the predictor's experts must end in log_softmax, got {predictor.act2!r}"
+            )
+        self.shared = shared
+        self.private = private
+        self.predictor = predictor
+        self.pool = pool
+
+    def discriminator_inputs(self, inputs: TokenSequences) -> tuple[Tensor, Tensor | None]:
+        """Shared features and, for sequences, their mask: what a discriminator reads."""
+        return self.shared(inputs), inputs.mask if self.shared.is_sequence else None
+
+    def forward(
+        self,
+        inputs: TokenSequences,
+        *,
+        domains: Tensor | None = None,
+        bags: Tensor | None = None,
+        num_bags: int = 1,
+        bag_logits: Mapping[str, Tensor] | None = None,
+    ) -> ClassifierOutput:
+        """Classify a batch.
+
+        Args:
+            inputs: n texts.
+            domains: ``int64[n]``, source language of each text; read by private encoders per language
+                alone, -1 or None for a language without one.
+            bags: ``int64[n]``, switches both gates to the language level: texts of one bag are mixed with
+                the same weights.
+            num_bags: number of bags.
+            bag_logits: the gates' logits of each bag, by gate, from an earlier output; None takes the means
+                over this batch.
+        """
+        gates: dict[str, Tensor] = {}
+        mixed: dict[str, Tensor] = {}
+
+        def bags_of(name: str, per_token: bool) -> Bags | None:
+            if bags is None:
+                return None
+            index = bags
+            if per_token:
+                index = bags.unsqueeze(1).expand(inputs.ids.shape).masked_fill(~inputs.mask, -1)
+            return Bags(index, num_bags, None if bag_logits is None else bag_logits[name])
+
+        def record(name: str, logits: Tensor, bag: Tensor | None) -> None:
+            gates[name] = logits
+            if bag is not None:
+                mixed[name] = bag
+
+        shared = self.shared(inputs)
+        features = shared
+        if isinstance(self.private, PrivateExperts):
+            private = self.private.experts(
+                self.private.encoder(inputs), bags_of("private", self.shared.is_sequence)
+            )
+            record("private", private.gate_logits, private.bag_logits)
+            features = torch.cat([shared, private.features], dim=-1)
+        elif self.private is not None:
+            features = torch.cat([shared, self.private(inputs, domains)], dim=-1)
+        if self.pool is not None:
+            features = self.pool(features, inputs.mask)
+        if isinstance(self.predictor, MixtureOfExperts):
+            predicted = self.predictor(features, bags_of("predictor", features.dim() == 3))
+            record("predictor", predicted.gate_logits, predicted.bag_logits)
+            log_probs = predicted.features
+        else:
+            log_probs = self.predictor(features)
+        return ClassifierOutput(log_probs, shared, gates, mixed)
