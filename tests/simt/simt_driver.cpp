@@ -1,0 +1,40 @@
+// One C entry per launcher: arguments as a pointer to the struct, errors as text.
+#include <exception>
+#include <string>
+
+#include "ops/gated_mix/gated_mix.h"
+#include "ops/grad_reverse/grad_reverse.h"
+#include "ops/moe_mlp_mix/moe_mlp_mix.h"
+#include "simt_planted.h"
+
+namespace {
+
+std::string message;
+
+template <typename F>
+const char* guarded(const F& f) {
+  try {
+    f();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
+}  // namespace
+
+#define SIMT_ENTRY(launcher, Args)                                                    \
+  const char* launcher(const Args* args) {                                            \
+    return guarded([&] { xfer::launcher##_cuda(*args); });                            \
+  }                                                                                   \
+  uint64_t launcher##_args_size() { return sizeof(Args); }
+
+extern "C" {
+
+SIMT_ENTRY(grad_reverse_backward, xfer::GradReverseBackwardArgs)
+SIMT_ENTRY(gated_mix_forward, xfer::GatedMixForwardArgs)
+SIMT_ENTRY(gated_mix_backward, xfer::GatedMixBackwardArgs)
+SIMT_ENTRY(planted, xfer::PlantedArgs)
+
+}  // extern "C"
