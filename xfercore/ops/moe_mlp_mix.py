@@ -1,0 +1,193 @@
+"""``moe_mlp_mix``: a dense mixture of two-layer experts whose hidden states are never written out whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xfercore import reference
+from xfercore.interop import accept_arrays
+from xfercore.ops._autograd import refuse_functorch, second_order_grads
+
+__all__ = ["moe_mlp_mix"]
+
+_OP = "moe_mlp_mix"
+_RECOMPUTE = ("auto", "always", "never")
+
+
+@accept_arrays
+def moe_mlp_mix(
+    x: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    act1: str = "relu",
+    act2: str = "tanh",
+    mix: str = "sum",
+    dropout_p: float = 0.0,
+    seed_offset: Tensor | None = None,
+    detach_gate_input: bool = False,
+    recompute: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""Every expert for every token, mixed by a softmax gate, in one op.
+
+    .. math::
+        \ell = x W_g^\top + b_g, \quad \alpha = \mathrm{softmax}(\ell), \quad
+        u_k = act_1(W_{1k}\, \tilde x_k + b_{1k}), \quad y_k = act_2(W_{2k}\, \tilde u_k + b_{2k})
+
+    .. math::
+        out = \sum_k \alpha_k y_k \quad (mix = \text{"sum"}) \qquad
+        out = \log \sum_k \alpha_k e^{y_k} \quad (mix = \text{"logsumexp"})
+
+    where the tilde is inverted dropout with a mask of its own for every (token, expert, layer, unit). This is the
+    private mixture of MAN-MoE (``act2="tanh"``), and with ``act2="log_softmax", mix="logsumexp"`` its predictor, the
+    log of mixed probabilities (Chen et al., ACL 2019, section 3.2, equations 3 and 4).
+
+    Args:
+        x: ``[..., in_dim]``, float32, bfloat16, float16 or (CPU) float64. Autocast casts every floating input to its
+            dtype, as it does for ``linear``; the gate's softmax, the mix and all sums stay in float32.
+        gate_weight: ``[num_experts, in_dim]``; gate_bias: ``[num_experts]``.
+        w1: ``[num_experts, hidden_dim, in_dim]``; b1: ``[num_experts, hidden_dim]``.
+        w2: ``[num_experts, out_dim, hidden_dim]``; b2: ``[num_experts, out_dim]``.
+        act1: ``"relu"``, ``"tanh"`` or ``"none"``.
+        act2: ``"tanh"``, ``"relu"``, ``"none"``, ``"softmax"`` or ``"log_softmax"`` (over ``out_dim``).
+        mix: ``"sum"`` or ``"logsumexp"`` (then ``act2`` is ``"log_softmax"`` or ``"none"``).
+        dropout_p: probability of dropping a unit, in [0, 1).
+        seed_offset: int64 ``[2]`` on the device of ``x``: Philox seed and offset. The same pair gives the same masks on
+            every device and thread count. None draws a pair from torch's generator where ``dropout_p > 0``.
+        detach_gate_input: the gate's logits send no gradient into ``x`` (as in the authors' code of MAN-MoE).
+        recompute: ``"never"`` keeps the hidden states for the backward pass, ``"always"`` computes them again,
+            ``"auto"`` keeps them on the CPU, where arithmetic is the scarce thing, and recomputes on CUDA, where
+            memory is.
+
+    Returns:
+        ``out [..., out_dim]`` and ``gate_logits [..., num_experts]``, both in the dtype of ``x``.
+
+    Raises:
+        ValueError: a shape, dtype, device or option that does not fit, named with its argument.
+        RuntimeError: under ``torch.func`` transforms.
+
+    Differentiable twice in eager mode. On CUDA, dimensions too large for shared memory are composed from torch's ops.
+    """
+    refuse_functorch(_OP)
+    if recompute not in _RECOMPUTE:
+        raise ValueError(f"{_OP}(): recompute must be one of {', '.join(_RECOMPUTE)}, got {recompute!r}")
+    if x.dim() == 0:
+        raise ValueError(f"{_OP}(): x must have shape [..., in_dim], got a 0-dim tensor")
+    if dropout_p > 0.0 and seed_offset is None:
+        seed_offset = torch.randint(2**62, (2,), dtype=torch.int64, device=x.device)
+    weights = (gate_weight, gate_bias, w1, b1, w2, b2)
+    if x.is_cuda and w1.dim() == 3 and w2.dim() == 3:
+        sizes = (w1.shape[0], w1.shape[1], w2.shape[1])
+        if not torch.ops.xfercore.moe_mlp_mix_supported(x, *sizes):
+            return reference.moe_mlp_mix(
+                x,
+                *weights,
+                act1=act1,
+                act2=act2,
+                mix=mix,
+                dropout_p=dropout_p,
+                seed_offset=seed_offset,
+                detach_gate_input=detach_gate_input,
+            )
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
+    keep = differentiable and (recompute == "never" or (recompute == "auto" and not x.is_cuda))
+    tokens = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    out, gate_logits, _, _ = torch.ops.xfercore.moe_mlp_mix(
+        tokens, *weights, seed_offset, dropout_p, act1, act2, mix, detach_gate_input, keep
+    )
+    if x.dim() == 2:
+        return out, gate_logits
+    return out.reshape(*x.shape[:-1], out.shape[-1]), gate_logits.reshape(*x.shape[:-1], gate_logits.shape[-1])
+
+
+@torch.library.register_fake("xfercore::moe_mlp_mix")
+def _fake(
+    x: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    seed_offset: Tensor | None,
+    dropout_p: float,
+    act1: str,
+    act2: str,
+    mix: str,
+    detach_gate_input: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tokens, (experts, hidden_dim, _), out_dim = x.shape[0], w1.shape, w2.shape[1]
+    return (
+        x.new_empty((tokens, out_dim)),
+        x.new_empty((tokens, experts)),
+        x.new_empty((tokens, experts, hidden_dim) if keep else (0,)),
+        x.new_empty((tokens, experts, out_dim) if keep else (0,)),
+    )
+
+
+@torch.library.register_fake("xfercore::moe_mlp_mix_backward")
+def _fake_backward(
+    grad_out: Tensor, grad_gate_logits: Tensor | None, x: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    inputs, wanted = (x, *rest[:6]), rest[-1]
+    return tuple(x.new_empty(t.shape if want else (0,)) for t, want in zip(inputs, wanted, strict=True))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)  # zeros for the kept states would be as large as the states
+    tensors, seed_offset, ctx.options = inputs[:7], inputs[7], inputs[8:13]
+    ctx.save_for_backward(*tensors, *output, seed_offset)
+    ctx.mark_non_differentiable(output[2], output[3])
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, grad_gate_logits: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    *saved, seed_offset = ctx.saved_tensors
+    dropout_p, act1, act2, mix, detach_gate_input = ctx.options
+    if grad_out is None:
+        grad_out = torch.zeros_like(saved[7])
+    wanted = list(ctx.needs_input_grad[:7])
+    grads = torch.ops.xfercore.moe_mlp_mix_backward(
+        grad_out, grad_gate_logits, *saved, seed_offset, dropout_p, act1, act2, mix, detach_gate_input, wanted
+    )
+    return (*(g if want else None for g, want in zip(grads, wanted, strict=True)), *[None] * 7)
+
+
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    grad_out, grad_gate_logits, *rest = inputs
+    ctx.options, ctx.wanted = rest[12:17], rest[17]
+    ctx.save_for_backward(grad_out, grad_gate_logits, *rest[:7], rest[11])
+
+
+def _backward_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Any, ...]:
+    grad_out, grad_gate_logits, *tensors, seed_offset = ctx.saved_tensors
+    dropout_p, act1, act2, mix, detach_gate_input = ctx.options
+
+    def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.moe_mlp_mix(
+            *tensors,
+            act1=act1,
+            act2=act2,
+            mix=mix,
+            dropout_p=dropout_p,
+            seed_offset=seed_offset,
+            detach_gate_input=detach_gate_input,
+        )
+
+    arriving = [g if want else None for g, want in zip(grad_grads, ctx.wanted, strict=True)]
+    for_inputs, for_grads = second_order_grads(function, tensors, (grad_out, grad_gate_logits), arriving)
+    return (*for_grads, *for_inputs, *[None] * 11)
+
+
+torch.library.register_autograd("xfercore::moe_mlp_mix", _backward, setup_context=_setup)
+torch.library.register_autograd(
+    "xfercore::moe_mlp_mix_backward", _backward_backward, setup_context=_setup_backward
+)
