@@ -8,7 +8,7 @@ after the fixed number of steps. Nothing is selected on the target.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from xferkit.methods import ClassifierMethod, ClassifierSpec, MANMoEConfig, buil
 from xferkit.models import CharCNNEncoder, CharVocabulary, OpsName, TokenSequences
 from xferkit.trainers import DomainData, DomainStream, ProgressKind, Trainer, derive_seed, seeded
 
-__all__ = ["Cell", "CellResult", "LabelledNames", "NameSettings", "NameSource", "run_cell"]
+__all__ = ["NAME_CONFIG", "Cell", "CellResult", "LabelledNames", "NameSettings", "NameSource", "run_cell"]
 
 
 class LabelledNames(Protocol):
@@ -95,6 +95,21 @@ class CellResult:
     losses: dict[str, float]
 
 
+#: The gate losses reach the encoders, as in the paper: with a detached gate input the gates of this task stay
+#: at chance on their own sources (mean NLL 2.53 of log 13 = 2.56).
+NAME_CONFIG = MANMoEConfig(
+    lambda1=0.1,
+    lambda2=0.5,
+    k=2,
+    private_dim=32,
+    expert_hidden=32,
+    predictor_hidden=64,
+    discriminator_hidden=64,
+    dropout=0.3,
+    detach_gate_input=False,
+)
+
+
 @dataclass(frozen=True)
 class NameSettings:
     """Settings of every cell, fixed beforehand and the same for all methods.
@@ -121,17 +136,7 @@ class NameSettings:
     learning_rate: float = 3e-3
     max_length: int = 48
     min_count: int = 5
-    config: MANMoEConfig = MANMoEConfig(
-        lambda1=0.1,
-        lambda2=0.5,
-        k=2,
-        private_dim=32,
-        expert_hidden=32,
-        predictor_hidden=64,
-        discriminator_hidden=64,
-        dropout=0.3,
-        detach_gate_input=False,
-    )
+    config: MANMoEConfig = field(default_factory=lambda: NAME_CONFIG)
     ops: OpsName = "fused"
     progress: ProgressKind = "silent"
 
@@ -161,7 +166,7 @@ def run_cell(cell: Cell, data: NameSource, settings: NameSettings | None = None)
             return vocabulary.encode(texts, lowercase=cell.lowercase, max_length=settings.max_length)
 
         labelled = [
-            DomainData(language, encode(names.texts), torch.from_numpy(np.array(names.labels, dtype=np.int64)))
+            DomainData(language, encode(names.texts), torch.tensor(names.labels))
             for language, names in zip(cell.sources, sources, strict=True)
         ]
         target_inputs = encode(data.train(cell.target).texts)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,7 +62,7 @@ class ClassifierMethod(Method, Protocol):
 def make_adam(module: nn.Module, spec: ClassifierSpec) -> Adam:
     """Adam over the module's trainable parameters."""
     trainable = [p for p in module.parameters() if p.requires_grad]
-    return Adam(trainable, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    return Adam(trainable, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
 
 
 def labels_of(batch: DomainBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""MAN-MoE: what to share is learned (Chen et al., ACL 2019), with MAN, its ablations and a gate per language."""
+"""MAN-MoE (Chen et al., ACL 2019): what to share is learned; with MAN, the ablations, a gate per language."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class MANMoE:
     def _measure_target_gate(self) -> None:
         assert self.target_inputs is not None
         with evaluating(self.model):
-            bags = torch.zeros(len(self.target_inputs), dtype=torch.int64, device=self.target_inputs.ids.device)
+            bags = _one_bag(self.target_inputs)
             self._target_gate = dict(self.model(self.target_inputs, bags=bags).bag_logits)
 
     def predict(self, inputs: TokenSequences) -> Tensor:
@@ -189,8 +189,7 @@ class MANMoE:
             if self.config.gate == "text":
                 log_probs: Tensor = self.model(inputs).log_probs
                 return log_probs
-            bags = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.ids.device)
-            log_probs = self.model(inputs, bags=bags, bag_logits=self._target_gate).log_probs
+            log_probs = self.model(inputs, bags=_one_bag(inputs), bag_logits=self._target_gate).log_probs
             return log_probs
 
     def source_weights(self, inputs: TokenSequences) -> Tensor | None:
@@ -209,3 +208,7 @@ class MANMoE:
                 mask = inputs.mask.unsqueeze(-1).to(weights.dtype)
                 weights = (weights * mask).sum(1) / mask.sum(1)
             return weights.mean(0)
+
+
+def _one_bag(inputs: TokenSequences) -> Tensor:
+    return torch.zeros(len(inputs), dtype=torch.int64, device=inputs.ids.device)

@@ -122,7 +122,7 @@ def train_step(method: Method, phases: Sequence[Phase], next_batch: NextBatch) -
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss = phase.loss(next_batch)
-            loss.total.backward()  # type: ignore[no-untyped-call]
+            loss.total.backward()
             for optimizer in optimizers:
                 optimizer.step()
             metrics |= {f"{phase.name}/{key}": value for key, value in loss.metrics.items()}

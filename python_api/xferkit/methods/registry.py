@@ -64,9 +64,7 @@ register_method(
         replace(config, private_moe=False, predictor_moe=False, private_per_source=True, gate="text"),
     ),
 )
-register_method(
-    "moe", lambda spec, config: MANMoE(spec, replace(config, adversary=False, gate="text"))
-)
+register_method("moe", lambda spec, config: MANMoE(spec, replace(config, adversary=False, gate="text")))
 register_method("man_moe", lambda spec, config: MANMoE(spec, replace(config, gate="text")))
 register_method(
     "language_gate", lambda spec, config: MANMoE(spec, replace(config, adversary=False, gate="language"))

@@ -8,6 +8,7 @@ from xferkit.models.discriminators import CNNDiscriminator, MLPDiscriminator
 from xferkit.models.inputs import TokenSequences
 from xferkit.models.moe import Bags, MixtureOfExperts, MixtureOutput
 from xferkit.models.ops import OpsName, resolve_ops
+from xferkit.models.segments import segment_max
 from xferkit.models.shared_private import (
     ClassifierOutput,
     Encoder,
@@ -36,4 +37,5 @@ __all__ = [
     "SharedPrivateClassifier",
     "TokenSequences",
     "resolve_ops",
+    "segment_max",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, pad
 
 from xferkit.models.inputs import TokenSequences
+from xferkit.models.segments import segment_max
 
 __all__ = ["CharCNNEncoder"]
 
@@ -105,5 +106,5 @@ class CharCNNEncoder(nn.Module):
         taps = torch.arange(width, device=rows.device) * num_rows
         index = (windows + taps).masked_fill(~real, width * num_rows)[real.any(2)]
         features = embedding_bag(index, table, mode="sum")
-        pooled: Tensor = torch.segment_reduce(features, "max", lengths=lengths + (width - 1), axis=0)
+        pooled = segment_max(features, lengths + (width - 1))
         return pooled if conv.bias is None else pooled + conv.bias

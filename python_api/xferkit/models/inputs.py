@@ -56,7 +56,9 @@ class TokenSequences:
         """
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
         if len(ids) and int(lengths.min()) == 0:
-            raise ValueError(f"TokenSequences: row {int(lengths.argmin())} has no tokens, expected at least 1")
+            raise ValueError(
+                f"TokenSequences: row {int(lengths.argmin())} is empty, expected at least 1 token"
+            )
         if flags is not None and [len(row) for row in flags] != lengths.tolist():
             raise ValueError("TokenSequences: flags must have one entry per token of each row")
         width = int(lengths.max()) if len(ids) else 0

@@ -19,12 +19,12 @@ class Bags(NamedTuple):
     """Which rows share one gate: rows of one bag are mixed with the same weights.
 
     Attributes:
-        index: ``int64[...]``, the bag of each row; -1 (padding) counts in no bag's mean.
+        members: ``int64[...]``, the bag of each row; -1 (padding) counts in no bag's mean.
         num_bags: number of bags.
         logits: ``float[num_bags, num_experts]``, given logits in place of the rows' own mean, or None.
     """
 
-    index: Tensor
+    members: Tensor
     num_bags: int
     logits: Tensor | None = None
 
@@ -48,7 +48,7 @@ class MixtureOfExperts(nn.Module):
 
     Chen et al., ACL 2019, section 2.2: the private features (``act2='tanh'``) and the expert predictor
     (``act2='log_softmax'`` with ``mix='logsumexp'`` for a mixture of probabilities or ``mix='sum'`` for one
-    of log-probabilities). Dropout stands before each layer of an expert, a mask of its own per row and expert.
+    of log-probabilities). Dropout stands before each layer of an expert, with a mask per row and expert.
 
     Language-level gate: with :class:`Bags` the weights are ``softmax(bag_scale * mean of G x + g over the
     bag)``, one set for all rows of a bag. It is folded into the same fused op: the bag's one-hot is
@@ -122,8 +122,8 @@ class MixtureOfExperts(nn.Module):
             return MixtureOutput(features, gate_logits, None)
         gate_input = x.detach() if self.detach_gate_input else x
         gate_logits = linear(gate_input, self.gate_weight, self.gate_bias)
-        membership = one_hot(bags.index.clamp(min=0), bags.num_bags).to(x.dtype)
-        membership = membership * (bags.index >= 0).unsqueeze(-1)
+        membership = one_hot(bags.members.clamp(min=0), bags.num_bags).to(x.dtype)
+        membership = membership * (bags.members >= 0).unsqueeze(-1)
         bag_logits = bags.logits
         if bag_logits is None:
             bag_logits = self.bag_scale * _bag_means(gate_logits, membership)

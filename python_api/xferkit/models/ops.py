@@ -11,7 +11,7 @@ OpsName = Literal["fused", "reference"]
 
 
 def resolve_ops(name: OpsName) -> ModuleType:
-    """``xfercore`` for ``"fused"``, ``xfercore.reference`` for ``"reference"`` (same functions, plain PyTorch).
+    """``xfercore`` for ``"fused"``, ``xfercore.reference`` for ``"reference"``: the same in plain PyTorch.
 
     Raises:
         ValueError: for any other name.

@@ -66,7 +66,7 @@ class MLPPredictor(nn.Module):
 
 
 class PrivateExperts(nn.Module):
-    """Private features of MAN-MoE: an encoder of its own, then a mixture of one expert per source language."""
+    """Private features of MAN-MoE: an own encoder, then a mixture of one expert per source language."""
 
     def __init__(self, encoder: Encoder, experts: MixtureOfExperts) -> None:
         super().__init__()
@@ -160,7 +160,8 @@ class SharedPrivateClassifier(nn.Module):
             )
         if isinstance(predictor, MixtureOfExperts) and predictor.act2 != "log_softmax":
             raise ValueError(
-                f"SharedPrivateClassifier: the predictor's experts must end in log_softmax, got {predictor.act2!r}"
+                "SharedPrivateClassifier: the predictor's experts must end in log_softmax, "
+                f"got {predictor.act2!r}"
             )
         self.shared = shared
         self.private = private

@@ -45,6 +45,4 @@ def classification_nll(
     while domains.dim() < labels.dim():
         domains = domains.unsqueeze(-1)
     item_domains = domains.expand_as(labels).masked_fill(ignored, -1)
-    return sum_of_domain_means(
-        -picked.reshape(-1), item_domains.reshape(-1), num_domains, weights=weights
-    )
+    return sum_of_domain_means(-picked.reshape(-1), item_domains.reshape(-1), num_domains, weights=weights)
