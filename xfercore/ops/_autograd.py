@@ -34,14 +34,16 @@ def second_order_grads(
     """Gradients of a backward pass, by differentiating ``function``'s reference twice.
 
     The backward pass maps ``(inputs, grad_outputs)`` to one gradient per floating input. Given ``grad_grads``, the
-    gradients arriving at those, returns the gradients for ``inputs`` and for ``grad_outputs``. Exact to second order;
-    a third derivative is refused by autograd because the results carry no graph.
+    gradients arriving at those, returns the gradients for ``inputs`` and for ``grad_outputs``. Where a graph is
+    being recorded (``create_graph=True``) they carry one through the reference, so higher orders are exact too.
     """
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(_device_type(inputs), enabled=False):
-        leaves = [_as_leaf(value) for value in inputs]
+        leaves = [_variable(value, create_graph) for value in inputs]
         differentiable = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         outputs = function(*leaves)
-        pairs = [(out, _as_leaf(grad)) for out, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
+        given = [(out, grad) for out, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
+        pairs = [(out, _variable(grad, create_graph)) for out, grad in given]
         pairs = [(out, grad) for out, grad in pairs if out.requires_grad]
         first = torch.autograd.grad(
             [out for out, _ in pairs],
@@ -58,7 +60,13 @@ def second_order_grads(
         wanted = [*differentiable, *(grad for _, grad in pairs)]
         second: tuple[Tensor | None, ...] = (None,) * len(wanted)
         if used:
-            second = torch.autograd.grad([g for g, _ in used], wanted, [v for _, v in used], allow_unused=True)
+            second = torch.autograd.grad(
+                [g for g, _ in used],
+                wanted,
+                [v for _, v in used],
+                create_graph=create_graph,
+                allow_unused=True,
+            )
     by_leaf = {id(leaf): grad for leaf, grad in zip(wanted, second, strict=True)}
     grad_leaves = {id(out): grad for out, grad in pairs}
     for_inputs = [by_leaf.get(id(leaf)) if isinstance(leaf, Tensor) else None for leaf in leaves]
@@ -66,10 +74,11 @@ def second_order_grads(
     return for_inputs, for_outputs
 
 
-def _as_leaf(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().requires_grad_()
-    return value
+def _variable(value: Any, keep_graph: bool) -> Any:
+    """An alias of its own to differentiate by: the same tensor may stand for two inputs."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value.view_as(value) if keep_graph and value.requires_grad else value.detach().requires_grad_()
 
 
 def _device_type(values: Sequence[Any]) -> str:

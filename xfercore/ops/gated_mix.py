@@ -11,6 +11,7 @@ from torch import Tensor
 from xfercore import reference
 from xfercore.interop import accept_arrays
 from xfercore.ops._autograd import refuse_functorch, second_order_grads
+from xfercore.ops._checks import check_integer_tensor, check_tensors, describe, refuse_forward_ad
 
 __all__ = ["gated_mix"]
 
@@ -53,11 +54,19 @@ def gated_mix(
     Differentiable twice in eager mode.
     """
     refuse_functorch(_OP)
+    if not isinstance(experts, (Tensor, list, tuple)):
+        raise ValueError(f"{_OP}(): experts must be a tensor or a list of tensors, got {describe(experts)}")
     expert_list = [experts] if isinstance(experts, Tensor) else list(experts)
     if isinstance(experts, Tensor) and experts.dim() != 3:
         raise ValueError(
             f"{_OP}(): experts must have shape [num_tokens, num_experts, dim] or be a list, got {list(experts.shape)}"
         )
+    check_tensors(_OP, logits=logits, **{f"experts[{k}]": expert for k, expert in enumerate(expert_list)})
+    refuse_forward_ad(_OP, logits, *expert_list)
+    if targets is not None:
+        check_integer_tensor(_OP, "targets", targets, logits.device)
+    if not isinstance(ignore_index, (int, torch.SymInt)) or not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"{_OP}(): ignore_index must be an integer of 64 bits, got {ignore_index!r}")
     return torch.ops.xfercore.gated_mix(logits, expert_list, targets, ignore_index)
 
 

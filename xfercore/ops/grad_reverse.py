@@ -10,6 +10,7 @@ from torch import Tensor
 from xfercore import reference
 from xfercore.interop import accept_arrays
 from xfercore.ops._autograd import under_functorch
+from xfercore.ops._checks import check_number, check_tensor, describe, refuse_forward_ad
 
 __all__ = ["grad_reverse"]
 
@@ -25,7 +26,8 @@ def grad_reverse(x: Tensor, lam: float | Tensor = 1.0) -> Tensor:
     Placed before a discriminator, it lets one backward pass train the discriminator and train the encoder against it
     (Ganin et al., JMLR 2016, section 4.2, equation 10).
 
-    The forward pass copies nothing: the result is a view of ``x``, and changing it in place raises. The backward pass
+    The forward pass copies nothing: the result is a view of ``x``; where a gradient is recorded, changing either of
+    them in place raises (elsewhere it changes both, as with any view). The backward pass
     is one scaled pass, and differentiable: two reversals in a second derivative multiply to :math:`\lambda^2`.
     ``lam = 0`` gives exactly 0 for finite gradients.
 
@@ -46,6 +48,7 @@ def grad_reverse(x: Tensor, lam: float | Tensor = 1.0) -> Tensor:
     check_lam(_OP, x, lam)
     if under_functorch():
         return reference.grad_reverse(x, lam)
+    refuse_forward_ad(_OP, x)
     if isinstance(lam, Tensor):
         return _GradReverse.apply(x, lam, 1.0)
     return _GradReverse.apply(x, None, float(lam))
@@ -53,25 +56,23 @@ def grad_reverse(x: Tensor, lam: float | Tensor = 1.0) -> Tensor:
 
 def check_lam(op: str, x: Tensor, lam: float | Tensor) -> None:
     """What both reversals ask of their coefficient."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise ValueError(f"{op}(): x must be a floating-point tensor, got {_describe(x)}")
+    check_tensor(op, "x", x)
     if not isinstance(lam, Tensor):
-        if isinstance(lam, bool) or not isinstance(lam, (int, float, torch.SymFloat, torch.SymInt)):
-            raise ValueError(f"{op}(): lam must be a number or a tensor, got {_describe(lam)}")
+        check_number(op, "lam", lam)
         return
+    if lam.is_nested or lam.layout is not torch.strided:
+        raise ValueError(f"{op}(): lam must be a number or a dense tensor, got layout {lam.layout}")
+    if lam.device != x.device and not (lam.dim() == 0 and lam.device.type == "cpu" and x.device.type == "cuda"):
+        raise ValueError(f"{op}(): lam must be a number or on the device of x ({x.device}), got {lam.device}")
     if lam.requires_grad:
         raise ValueError(f"{op}(): lam gets no gradient, but it requires grad; pass lam.detach()")
     if not lam.is_floating_point():
-        raise ValueError(f"{op}(): lam must be floating point, got {lam.dtype}")
+        raise ValueError(f"{op}(): lam must be floating point, got {describe(lam)}")
     if lam.dim() > 1 or (lam.dim() == 1 and (x.dim() == 0 or lam.shape[0] != x.shape[0])):
         rows = x.shape[0] if x.dim() else 1
         raise ValueError(
             f"{op}(): lam must be a number, a 0-dim tensor or of shape [num_rows] = [{rows}], got {list(lam.shape)}"
         )
-
-
-def _describe(value: Any) -> str:
-    return f"a {value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
 
 
 class _GradReverse(torch.autograd.Function):

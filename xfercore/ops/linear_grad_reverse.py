@@ -10,6 +10,7 @@ from torch import Tensor
 from xfercore import reference
 from xfercore.interop import accept_arrays
 from xfercore.ops._autograd import second_order_grads, under_functorch
+from xfercore.ops._checks import check_tensors, refuse_forward_ad
 from xfercore.ops.grad_reverse import check_lam
 
 __all__ = ["linear_grad_reverse"]
@@ -47,8 +48,11 @@ def linear_grad_reverse(
     check_lam(_OP, x, lam)
     if isinstance(lam, Tensor) and lam.dim() == 1 and x.dim() < 2:
         raise ValueError(f"{_OP}(): lam must be a number or a 0-dim tensor for x of shape {list(x.shape)}")
+    biases = {} if bias is None else {"bias": bias}
+    check_tensors(_OP, x=x, weight=weight, **biases)
     if under_functorch():
         return reference.linear_grad_reverse(x, weight, bias, lam)
+    refuse_forward_ad(_OP, x, weight, *biases.values())
     if isinstance(lam, Tensor):
         return torch.ops.xfercore.linear_grad_reverse(x, weight, bias, lam, 1.0)
     return torch.ops.xfercore.linear_grad_reverse(x, weight, bias, None, float(lam))

@@ -10,6 +10,13 @@ from torch import Tensor
 from xfercore import reference
 from xfercore.interop import accept_arrays
 from xfercore.ops._autograd import refuse_functorch, second_order_grads
+from xfercore.ops._checks import (
+    check_integer_tensor,
+    check_number,
+    check_tensors,
+    describe,
+    refuse_forward_ad,
+)
 
 __all__ = ["moe_mlp_mix"]
 
@@ -78,6 +85,18 @@ def moe_mlp_mix(
     refuse_functorch(_OP)
     if recompute not in _RECOMPUTE:
         raise ValueError(f"{_OP}(): recompute must be one of {', '.join(_RECOMPUTE)}, got {recompute!r}")
+    check_tensors(_OP, x=x, gate_weight=gate_weight, gate_bias=gate_bias, w1=w1, b1=b1, w2=w2, b2=b2)
+    refuse_forward_ad(_OP, x, gate_weight, gate_bias, w1, b1, w2, b2)
+    for name, value in (("act1", act1), ("act2", act2), ("mix", mix)):
+        if not isinstance(value, str):
+            raise ValueError(f"{_OP}(): {name} must be a string, got {describe(value)}")
+    if not isinstance(detach_gate_input, bool):
+        raise ValueError(
+            f"{_OP}(): detach_gate_input must be True or False, got {describe(detach_gate_input)}"
+        )
+    check_number(_OP, "dropout_p", dropout_p)
+    if seed_offset is not None:
+        check_integer_tensor(_OP, "seed_offset", seed_offset, x.device)
     if x.dim() == 0:
         raise ValueError(f"{_OP}(): x must have shape [..., in_dim], got a 0-dim tensor")
     if dropout_p > 0.0 and seed_offset is None:
@@ -98,13 +117,15 @@ def moe_mlp_mix(
             )
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
     keep = differentiable and (recompute == "never" or (recompute == "auto" and not x.is_cuda))
-    tokens = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    tokens = x if x.dim() == 2 else x.flatten(0, -2) if x.dim() > 2 else x.unsqueeze(0)
     out, gate_logits, _, _ = torch.ops.xfercore.moe_mlp_mix(
         tokens, *weights, seed_offset, dropout_p, act1, act2, mix, detach_gate_input, keep
     )
     if x.dim() == 2:
         return out, gate_logits
-    return out.reshape(*x.shape[:-1], out.shape[-1]), gate_logits.reshape(*x.shape[:-1], gate_logits.shape[-1])
+    return out.reshape(*x.shape[:-1], out.shape[-1]), gate_logits.reshape(
+        *x.shape[:-1], gate_logits.shape[-1]
+    )
 
 
 @torch.library.register_fake("xfercore::moe_mlp_mix")
