@@ -1,0 +1,113 @@
+"""The demo's figures for programs: results.json with everything, and two CSV tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import asdict
+from typing import Any
+
+from xferkit.demo.result import Run
+from xferkit.demo.sentences import three_sentences
+from xferkit.metrics import Interval, verdict
+
+__all__ = ["cells_csv", "results_json", "summary_csv"]
+
+
+def _interval(interval: Interval | None) -> dict[str, Any] | None:
+    if interval is None:
+        return None
+    known = not math.isnan(interval.half_width)
+    return {
+        "mean": interval.mean,
+        "low": interval.low if known else None,
+        "high": interval.high if known else None,
+        "n": interval.n,
+    }
+
+
+def results_json(run: Run, names: dict[str, str]) -> dict[str, Any]:
+    """Everything the page shows and every run, as plain JSON values; `names` are languages in English."""
+    targets = {}
+    for summary in run.summaries:
+        targets[summary.target] = {
+            "sentences": three_sentences(summary, names[summary.target]),
+            "sources": summary.sources,
+            "same_convention": summary.same_convention,
+            "majority_rate": summary.majority,
+            "num_test": summary.num_test,
+            "binomial_error": summary.test_error,
+            "methods": {
+                method.name: {
+                    "accuracy": _interval(method.accuracy),
+                    "macro_f1": _interval(method.macro_f1),
+                    "accuracy_against_pooled": _interval(method.accuracy_gain),
+                    "accuracy_verdict": method.accuracy_verdict,
+                    "macro_f1_against_pooled": _interval(method.macro_f1_gain),
+                    "macro_f1_verdict": method.macro_f1_verdict,
+                    "seconds": method.seconds,
+                    "gate": method.gate,
+                    "gate_share_same_convention": summary.gate_share(method.name),
+                }
+                for method in summary.methods
+            },
+            "lowercase_control": {
+                control.name: {
+                    "as_written": _interval(control.written),
+                    "lower_cased": _interval(control.lower),
+                    "gain_as_written": _interval(control.written_gain),
+                    "gain_lower_cased": _interval(control.lower_gain),
+                    "change": _interval(control.change),
+                    "change_verdict": control.change and verdict(control.change),
+                }
+                for control in summary.controls
+            },
+        }
+    return {
+        "format": 1,
+        "date": run.date,
+        "preset": asdict(run.preset),
+        "interval": "Student t over seeds, 95 %",
+        "data_sha256": run.data.fingerprint(),
+        "environment": dict(run.environment),
+        "workers": run.workers,
+        "wall_seconds": run.wall_seconds,
+        "runs_reused": run.reused,
+        "targets": targets,
+        "cells": [{**asdict(spec), **asdict(outcome)} for spec, outcome in run.records.items()],
+    }
+
+
+def _csv(header: list[str], rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def cells_csv(run: Run) -> str:
+    """One line a run."""
+    header = ["target", "method", "seed", "lowercase", "steps", "sources", "accuracy", "macro_f1", "seconds"]
+    rows: list[list[Any]] = []
+    for s, o in run.records.items():
+        settings = [s.target, s.method, s.seed, int(s.lowercase), s.steps, " ".join(s.sources)]
+        rows.append([*settings, o.accuracy, o.macro_f1, o.seconds])
+    return _csv(header, rows)
+
+
+def summary_csv(run: Run) -> str:
+    """One line a target and method: means, ends of intervals, seconds."""
+    header = ["target", "method", "seeds"]
+    for score in ("accuracy", "macro_f1", "accuracy_against_pooled", "macro_f1_against_pooled"):
+        header += [score, f"{score}_low", f"{score}_high"]
+    rows = []
+    for summary in run.summaries:
+        for m in summary.methods:
+            row: list[Any] = [summary.target, m.name, summary.seeds]
+            for interval in (m.accuracy, m.macro_f1, m.accuracy_gain, m.macro_f1_gain):
+                values = _interval(interval) or {"mean": "", "low": "", "high": ""}
+                row += [values["mean"], values["low"], values["high"]]
+            rows.append([*row, m.seconds])
+    return _csv([*header, "seconds"], rows)
