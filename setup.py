@@ -73,12 +73,23 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in [os.environ.get("CXX", "").split(" ")[0], "c++", "g++", "clang++"])
 
 
+def find_tool(name: str) -> str:
+    """The executable beside this interpreter, on the PATH, or inside the Python package of that name."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found:
+        return found
+    try:
+        module = __import__(name)
+    except ImportError:
+        fail(f"xfercore: {name} is needed to build and was not found: pip install {name}.")
+    folder = getattr(module, "BIN_DIR", None) or module.CMAKE_BIN_DIR
+    return str(Path(folder) / name)
+
+
 class CMakeBuild(build_ext):
     """Runs CMake and Ninja; the module lands beside the package (editable) or in the wheel."""
 
     def build_extension(self, ext: Extension) -> None:
-        import cmake
-        import ninja
         import pybind11
 
         torch_dir, torch_version, abi = torch_paths()
@@ -91,7 +102,7 @@ class CMakeBuild(build_ext):
         (build_dir / "CMakeCache.txt").unlink(missing_ok=True)
         options = {
             "CMAKE_BUILD_TYPE": "Release",
-            "CMAKE_MAKE_PROGRAM": str(Path(ninja.BIN_DIR) / "ninja"),
+            "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "Python_EXECUTABLE": sys.executable,
             "XFER_TORCH_DIR": str(torch_dir),
@@ -107,7 +118,7 @@ class CMakeBuild(build_ext):
             if os.environ.get("XFER_CUDA_ARCHS"):
                 options["XFER_CUDA_ARCHS"] = os.environ["XFER_CUDA_ARCHS"]
         print(f"xfercore: building against torch {torch_version}, CUDA kernels: {nvcc or 'no'}", flush=True)
-        program = str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
+        program = find_tool("cmake")
         definitions = [f"-D{name}={value}" for name, value in options.items()]
         try:
             subprocess.run([program, "-G", "Ninja", "-S", ROOT, "-B", build_dir, *definitions], check=True)
