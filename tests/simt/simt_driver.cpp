@@ -35,6 +35,14 @@ extern "C" {
 SIMT_ENTRY(grad_reverse_backward, xfer::GradReverseBackwardArgs)
 SIMT_ENTRY(gated_mix_forward, xfer::GatedMixForwardArgs)
 SIMT_ENTRY(gated_mix_backward, xfer::GatedMixBackwardArgs)
+SIMT_ENTRY(moe_mlp_mix_forward, xfer::MoeMlpMixForwardArgs)
+SIMT_ENTRY(moe_mlp_mix_backward, xfer::MoeMlpMixBackwardArgs)
+bool moe_mlp_mix_supported(const xfer::MoeMlpMixShape* shape, int32_t dtype) {
+  return xfer::moe_mlp_mix_supported_cuda(*shape, static_cast<xfer::DType>(dtype));
+}
+int64_t moe_mlp_mix_backward_workspace_bytes(const xfer::MoeMlpMixShape* shape, int32_t dtype) {
+  return xfer::moe_mlp_mix_backward_workspace_bytes_cuda(*shape, static_cast<xfer::DType>(dtype));
+}
 SIMT_ENTRY(planted, xfer::PlantedArgs)
 
 }  // extern "C"

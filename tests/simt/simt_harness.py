@@ -210,3 +210,57 @@ class GatedMixBackwardArgs(ctypes.Structure):
         ("need_grad_experts", ctypes.c_bool),
         ("stream", _P),
     ]
+
+
+class MoeMlpMixShape(ctypes.Structure):
+    _fields_ = [
+        ("num_tokens", _I64),
+        ("num_experts", _I64),
+        ("in_dim", _I64),
+        ("hidden_dim", _I64),
+        ("out_dim", _I64),
+    ]
+
+
+class MoeMlpMixForwardArgs(ctypes.Structure):
+    _fields_ = [
+        ("dtype", ctypes.c_int32),
+        ("shape", MoeMlpMixShape),
+        ("act1", ctypes.c_int32),
+        ("act2", ctypes.c_int32),
+        ("mix", ctypes.c_int32),
+        ("dropout_p", ctypes.c_double),
+        ("seed_offset", _P),
+        ("x", _P),
+        ("gate_weight", _P),
+        ("gate_bias", _P),
+        ("w1", _P),
+        ("b1", _P),
+        ("w2", _P),
+        ("b2", _P),
+        ("out", _P),
+        ("gate_logits", _P),
+        ("hidden", _P),
+        ("expert_out", _P),
+        ("gemm", _P),
+        ("scratch", _P),
+        ("workers", ctypes.c_int),
+        ("stream", _P),
+    ]
+
+
+class MoeMlpMixBackwardArgs(ctypes.Structure):
+    _fields_ = [
+        ("forward", MoeMlpMixForwardArgs),
+        ("grad_out", _P),
+        ("grad_gate_logits", _P),
+        ("detach_gate_input", ctypes.c_bool),
+        ("grad_x", _P),
+        ("grad_gate_weight", _P),
+        ("grad_gate_bias", _P),
+        ("grad_w1", _P),
+        ("grad_b1", _P),
+        ("grad_w2", _P),
+        ("grad_b2", _P),
+        ("workspace", _P),
+    ]
