@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -265,6 +266,17 @@ def test_an_unusable_folder_gets_one_sentence(tmp_path, capsys):
     assert main(["demo", "--out", str(file), "--preset", "small", "--workers", "0"]) == 2
     errors = capsys.readouterr().err
     assert f"cannot use {file} as the output folder" in errors and errors.count("\n") == 1
+
+
+def test_a_failed_run_ends_with_its_sentence(fake, tmp_path, capsys, monkeypatch):
+    failing = functools.partial(run_demo, run=Counting(fake.compute, fail=("man",)))
+    monkeypatch.setattr("xferkit.demo.run_demo", failing)
+    assert main(["demo", "--out", str(tmp_path), "--preset", "small", "--workers", "0"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1].startswith(
+        "xferkit demo: the run es man seed 0 failed: FloatingPointError: loss is not"
+    )
+    assert any("in __call__" in line for line in errors)
 
 
 def test_missing_babel_is_bad_input(tmp_path, capsys, monkeypatch):

@@ -77,7 +77,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         print(f"xferkit demo: {error}", file=sys.stderr)
         return _BAD_INPUT
     except DemoError as error:
-        print(f"xferkit demo: {error}", file=sys.stderr)
+        print(f"{error.details}xferkit demo: {error}", file=sys.stderr)
         return _FAILED
     except KeyboardInterrupt:
         print(

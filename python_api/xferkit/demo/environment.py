@@ -9,7 +9,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["code_fingerprint", "hardware", "versions"]
+__all__ = ["code_fingerprint", "hardware", "num_cores", "versions"]
 
 #: Subpackages of xferkit that decide a result; the report and the command line do not.
 _DECISIVE = ("data", "experiments", "methods", "metrics", "models", "objectives", "trainers")
@@ -28,16 +28,22 @@ def versions() -> dict[str, str]:
     return found
 
 
+def num_cores() -> int:
+    """Cores this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def hardware() -> dict[str, str]:
     """Processor, number of cores, memory and system, as plain text."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     except (ValueError, OSError, AttributeError):
         memory = "unknown"
     return {
         "processor": _processor(),
-        "cores": str(cores),
+        "cores": str(num_cores()),
         "memory": memory,
         "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
     }

@@ -6,4 +6,10 @@ __all__ = ["DemoError"]
 
 
 class DemoError(RuntimeError):
-    """The demo stopped for a reason its message explains; what was finished stays on the disk."""
+    """The demo stopped for a reason its message explains; what was finished stays on the disk.
+
+    Attributes:
+        details: traceback of a run that failed, for whoever looks for the fault; else empty.
+    """
+
+    details: str = ""

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -120,7 +121,9 @@ def run_cells(
 
 
 def _failure(spec: CellSpec, error: Exception) -> DemoError:
-    return DemoError(f"the run {spec.describe()} failed: {type(error).__name__}: {error}")
+    failure = DemoError(f"the run {spec.describe()} failed: {type(error).__name__}: {error}")
+    failure.details = "".join(traceback.format_exception(error))
+    return failure
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from xferkit.data.cldr import load_names
-from xferkit.demo.environment import code_fingerprint, hardware, versions
+from xferkit.demo.environment import code_fingerprint, hardware, num_cores, versions
 from xferkit.demo.errors import DemoError
 from xferkit.demo.output import write_report
 from xferkit.demo.plan import PRESETS, Preset, plan_cells
@@ -49,7 +49,7 @@ def run_demo(
             raise ValueError(f"no preset {preset!r}; presets are {', '.join(PRESETS)}.")
         preset = PRESETS[preset]
     if workers is None:
-        workers = os.cpu_count() or 1
+        workers = num_cores()
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}.")
     cells = plan_cells(preset)
