@@ -2,6 +2,7 @@
 #include "common/cpu_dispatch.h"
 #include "common/parallel.h"
 #include "common/row_softmax.h"
+#include "common/simd.h"
 #include "ops/gated_mix/gated_mix.h"
 #include "ops/gated_mix/gated_mix_math.h"
 
@@ -13,7 +14,7 @@ inline namespace XFER_ISA_NAMESPACE {
 namespace {
 
 constexpr int64_t kElementsPerChunk = 64 * 1024;  // expert elements a chunk of tokens should cover
-constexpr int64_t kTile = 128;                    // output columns kept in registers over the loop of experts
+constexpr int64_t kTile = 4 * kLanes;             // output columns kept in registers over the loop of experts
 constexpr int64_t kStackExperts = 256;            // weights of one token on the stack; more go through blocks
 
 int64_t tokens_per_chunk(int64_t num_experts, int64_t dim) {
@@ -35,26 +36,72 @@ void softmax_block(const T* logits, RowNormaliser<compute_t<T>> norm, int64_t fi
   for (int64_t k = 0; k < count; ++k) weights[k] = norm.probability(load_as(logits[first + k]));
 }
 
+// mixed[column .. column + width) (+)= sum_k weights[k] expert_k, for a width that is no whole tile.
+template <typename T>
+void mix_columns(const GatedMixExperts& experts, int64_t token, int64_t first, int64_t count,
+                 const compute_t<T>* weights, int64_t column, int64_t width, T* mixed) {
+  for (int64_t j = 0; j < width; ++j) {
+    compute_t<T> sum = first == 0 ? 0 : load_as(mixed[column + j]);
+    for (int64_t k = 0; k < count; ++k) sum += weights[k] * load_as(expert_row<T>(experts, first + k, token)[column + j]);
+    store_as(mixed[column + j], sum);
+  }
+}
+
+// The same for one whole tile, summed in registers.
+template <typename T>
+void mix_tile(const GatedMixExperts& experts, int64_t token, int64_t first, int64_t count, const compute_t<T>* weights,
+              int64_t column, T* mixed) {
+  lanes_t<T> sum0{}, sum1{}, sum2{}, sum3{}, row0, row1, row2, row3;
+  T* out = mixed + column;
+  if (first != 0) {
+    load_lanes(out, sum0), load_lanes(out + kLanes, sum1);
+    load_lanes(out + 2 * kLanes, sum2), load_lanes(out + 3 * kLanes, sum3);
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    const T* row = expert_row<T>(experts, first + k, token) + column;
+    load_lanes(row, row0), load_lanes(row + kLanes, row1);
+    load_lanes(row + 2 * kLanes, row2), load_lanes(row + 3 * kLanes, row3);
+    sum0 += weights[k] * row0, sum1 += weights[k] * row1;
+    sum2 += weights[k] * row2, sum3 += weights[k] * row3;
+  }
+  store_lanes(out, sum0), store_lanes(out + kLanes, sum1);
+  store_lanes(out + 2 * kLanes, sum2), store_lanes(out + 3 * kLanes, sum3);
+}
+
 template <typename T>
 void mix_row(const GatedMixExperts& experts, int64_t token, const T* logits, RowNormaliser<compute_t<T>> norm,
              int64_t num_experts, int64_t dim, T* mixed) {
-  using C = compute_t<T>;
-  C weights[kStackExperts];
+  compute_t<T> weights[kStackExperts];
   for (int64_t first = 0; first < num_experts; first += kStackExperts) {
     const int64_t count = num_experts - first < kStackExperts ? num_experts - first : kStackExperts;
     softmax_block(logits, norm, first, count, weights);
-    for (int64_t column = 0; column < dim; column += kTile) {
-      const int64_t width = dim - column < kTile ? dim - column : kTile;
-      C sums[kTile];
-      for (int64_t j = 0; j < width; ++j) sums[j] = first == 0 ? C(0) : C(load_as(mixed[column + j]));
-      for (int64_t k = 0; k < count; ++k) {
-        const T* row = expert_row<T>(experts, first + k, token) + column;
-        const C weight = weights[k];
-        for (int64_t j = 0; j < width; ++j) sums[j] += weight * load_as(row[j]);
-      }
-      for (int64_t j = 0; j < width; ++j) store_as(mixed[column + j], sums[j]);
-    }
+    int64_t column = 0;
+    for (; column + kTile <= dim; column += kTile) mix_tile(experts, token, first, count, weights, column, mixed);
+    if (column < dim) mix_columns(experts, token, first, count, weights, column, dim - column, mixed);
   }
+}
+
+// <grad, row>, and grad_row = alpha grad where it is wanted, in one pass over both.
+template <typename T>
+compute_t<T> dot_and_scale(const T* grad, const T* row, compute_t<T> alpha, int64_t dim, T* grad_row) {
+  lanes_t<T> dots0{}, dots1{}, g0, g1, e0, e1;
+  int64_t j = 0;
+  for (; j + 2 * kLanes <= dim; j += 2 * kLanes) {
+    load_lanes(grad + j, g0), load_lanes(grad + j + kLanes, g1);
+    load_lanes(row + j, e0), load_lanes(row + j + kLanes, e1);
+    dots0 += g0 * e0, dots1 += g1 * e1;
+    if (grad_row == nullptr) continue;
+    const lanes_t<T> scaled0 = alpha * g0, scaled1 = alpha * g1;
+    store_lanes(grad_row + j, scaled0), store_lanes(grad_row + j + kLanes, scaled1);
+  }
+  const lanes_t<T> dots = dots0 + dots1;
+  compute_t<T> dot = sum_lanes<compute_t<T>>(dots);
+  for (; j < dim; ++j) {
+    const compute_t<T> g = load_as(grad[j]);
+    dot += g * load_as(row[j]);
+    if (grad_row != nullptr) store_as(grad_row[j], alpha * g);
+  }
+  return dot;
 }
 
 template <typename T>
@@ -107,28 +154,13 @@ void gated_mix_backward(const GatedMixBackwardArgs& args) {
         const T* row = expert_row<T>(args.experts, k, token);
         const C alpha = norm.probability(load_as(logits[k]));
         T* grad_row = args.need_grad_experts ? const_cast<T*>(expert_row<T>(args.grad_experts, k, token)) : nullptr;
-        C dot = C(0);
-        if (grad_row != nullptr) {
-#pragma omp simd reduction(+ : dot)
-          for (int64_t j = 0; j < dim; ++j) {
-            const C g = load_as(grad[j]);
-            dot += g * load_as(row[j]);
-            store_as(grad_row[j], alpha * g);
-          }
-        } else {
-#pragma omp simd reduction(+ : dot)
-          for (int64_t j = 0; j < dim; ++j) dot += C(load_as(grad[j])) * load_as(row[j]);
-        }
+        const C dot = dot_and_scale(grad, row, alpha, dim, grad_row);
         if (fits) grad_alpha[k] = dot;
         mean += alpha * dot;
       }
       for (int64_t k = 0; k < num_experts; ++k) {
-        C dot = fits ? grad_alpha[k] : C(0);
-        if (!fits) {
-          const T* row = expert_row<T>(args.experts, k, token);
-#pragma omp simd reduction(+ : dot)
-          for (int64_t j = 0; j < dim; ++j) dot += C(load_as(grad[j])) * load_as(row[j]);
-        }
+        const C dot = fits ? grad_alpha[k]
+                           : dot_and_scale<T>(grad, expert_row<T>(args.experts, k, token), C(0), dim, nullptr);
         const C alpha = norm.probability(load_as(logits[k]));
         store_as(grad_logits[k], gated_mix_grad_logit(alpha, dot, mean, grad_nll, counted && k == target));
       }
