@@ -9,6 +9,7 @@ import importlib
 from types import ModuleType
 
 _SUBPACKAGES = (
+    "cli",
     "data",
     "demo",
     "experiments",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
+import xferkit
 from torch import nn
 from torch.nn.functional import pad
 from xferkit.models import (
@@ -43,6 +47,15 @@ ROWS = ([3], [1, 2], [4, 4, 4, 4, 4, 4, 4], [2, 1, 5, 3, 1])
 
 def widen(inputs: TokenSequences, by: int) -> TokenSequences:
     return TokenSequences(pad(inputs.ids, (0, by)), inputs.lengths, pad(inputs.flags, (0, by)))
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = (
+        "import sys, xferkit; assert not {'torch', 'numpy'} & set(sys.modules); xferkit.models.CharCNNEncoder"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        xferkit.nope  # noqa: B018
 
 
 # Inputs

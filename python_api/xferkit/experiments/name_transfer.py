@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from xferkit.methods import ClassifierMethod, ClassifierSpec, MANMoEConfig, build_method, method_names
+from xferkit.metrics import accuracy, macro_f1
 from xferkit.models import CharCNNEncoder, CharVocabulary, OpsName, TokenSequences
 from xferkit.trainers import DomainData, DomainStream, ProgressKind, Trainer, derive_seed, seeded
 
@@ -188,10 +189,9 @@ def run_cell(cell: Cell, data: NameSource, settings: NameSettings | None = None)
         test_inputs = encode(test.texts)
         predicted = method.predict(test_inputs).argmax(1).numpy()
         weights = method.source_weights(test_inputs)
-    truth = np.asarray(test.labels)
     return CellResult(
-        accuracy=float((predicted == truth).mean()),
-        macro_f1=_macro_f1(predicted, truth, len(data.classes)),
+        accuracy=accuracy(test.labels, predicted),
+        macro_f1=macro_f1(test.labels, predicted),
         seconds=time.perf_counter() - start,
         gate=None if weights is None else dict(zip(cell.sources, weights.tolist(), strict=True)),
         steps=history.steps,
@@ -231,11 +231,3 @@ def _build(
         ops=settings.ops,
     )
     return build_method(cell.method, spec, settings.config)
-
-
-def _macro_f1(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], num_classes: int) -> float:
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(confusion, (truth, predicted), 1)
-    support = confusion.sum(1) + confusion.sum(0)
-    present = support > 0
-    return float((2 * np.diag(confusion)[present] / support[present]).mean())

@@ -24,9 +24,9 @@ class _SegmentMax(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         rows, highest, lengths = ctx.saved_tensors  # type: ignore[attr-defined]
         segment = torch.repeat_interleave(lengths, output_size=rows.shape[0])
-        is_highest = (rows == highest[segment]).to(rows.dtype)
+        is_highest = (rows == highest.index_select(0, segment)).to(rows.dtype)
         ties = torch.segment_reduce(is_highest, "sum", lengths=lengths, axis=0)
-        return is_highest * (grad / ties)[segment], None
+        return is_highest.mul_((grad / ties).index_select(0, segment)), None
 
 
 def segment_max(rows: Tensor, lengths: Tensor) -> Tensor:
