@@ -1,0 +1,1 @@
+"""One module per op: ``cases(options)`` gives its rows, one setup function builds inputs and variants."""
