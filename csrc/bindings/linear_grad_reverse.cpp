@@ -48,6 +48,12 @@ at::Tensor forward(const at::Tensor& x, const at::Tensor& weight, const std::opt
   return at::linear(x, weight, bias);
 }
 
+// [..., cols] as [rows, cols]; reshape({-1, cols}) is ambiguous where cols = 0.
+at::Tensor as_rows(const at::Tensor& t) {
+  const int64_t cols = t.size(-1);
+  return t.reshape({c10::multiply_integers(t.sizes().slice(0, t.dim() - 1)), cols});
+}
+
 // -(scale * lam) grad W, the product taken on the side with the fewest elements.
 at::Tensor input_gradient(const at::Tensor& grad, const at::Tensor& weight, const std::optional<at::Tensor>& lam,
                           double scale, int64_t lam_rows) {
@@ -61,7 +67,7 @@ at::Tensor input_gradient(const at::Tensor& grad, const at::Tensor& weight, cons
   }
   // One lam a leading row: every row of the flattened gradient that belongs to it.
   const auto scaled = [&](const at::Tensor& t) {
-    return grad_reverse_backward(t.reshape({lam_rows, -1}), lam, scale).reshape(t.sizes());
+    return grad_reverse_backward(t.reshape({lam_rows, t.numel() / lam_rows}), lam, scale).reshape(t.sizes());
   };
   return grad.size(1) <= weight.size(1) ? at::mm(scaled(grad), weight) : scaled(at::mm(grad, weight));
 }
@@ -70,16 +76,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
                                                         const at::Tensor& weight, const std::optional<at::Tensor>& lam,
                                                         double scale, std::array<bool, 3> wanted) {
   check_arguments(x, weight, std::nullopt, lam);
-  const int64_t in_dim = weight.size(1);
-  const int64_t out_dim = weight.size(0);
-  const at::Tensor grad2d = grad.reshape({-1, out_dim});
+  const at::Tensor grad2d = as_rows(grad);
   const auto none = [&] { return at::empty({0}, grad.options()); };
   const int64_t lam_rows = lam.has_value() && lam->dim() == 1 ? x.size(0) : 1;
-  const bool empty = grad2d.size(0) == 0;  // reshape({0, -1}) is ambiguous, and there is nothing to scale
+  const bool empty = grad2d.size(0) == 0;  // no row to divide by, nothing to scale
   at::Tensor grad_x = !wanted[0] ? none()
                       : empty    ? at::empty(x.sizes(), x.options())
                                  : input_gradient(grad2d, weight, lam, scale, lam_rows).reshape(x.sizes());
-  at::Tensor grad_weight = wanted[1] ? at::mm(grad2d.t(), x.reshape({-1, in_dim})) : none();
+  at::Tensor grad_weight = wanted[1] ? at::mm(grad2d.t(), as_rows(x)) : none();
   at::Tensor grad_bias = wanted[2] ? grad2d.sum(0) : none();
   return {grad_x, grad_weight, grad_bias};
 }

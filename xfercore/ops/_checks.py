@@ -1,8 +1,8 @@
-"""Checks that come before the dispatcher: it would take some wrong arguments for a request to infer shapes.
+"""Checks that come before the dispatcher, which takes some wrong arguments for a request to infer shapes.
 
-A tensor on ``meta`` among tensors on the CPU runs the op's fake kernel, whose results are uninitialised memory;
-a non-tensor or a sparse one meets messages of torch's own that do not name the argument. Sizes and dtypes that
-have to agree are checked by the bindings.
+A tensor on ``meta`` among tensors on the CPU runs the op's fake kernel, whose results are uninitialised
+memory; a non-tensor or a sparse one meets messages of torch's own that do not name the argument. Sizes and
+dtypes that have to agree are checked by the bindings.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def check_number(op: str, name: str, value: Any) -> None:
 
 
 def refuse_forward_ad(op: str, *tensors: Tensor) -> None:
-    """Raises for dual tensors: there is no forward-mode derivative, and torch would drop the tangent silently."""
+    """Raises for dual tensors, whose tangent torch would drop silently: there is no forward-mode derivative."""
     if torch.compiler.is_compiling() or forward_ad._current_level < 0:
         return
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):

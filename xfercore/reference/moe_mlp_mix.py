@@ -45,9 +45,9 @@ def moe_mlp_mix(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`xfercore.moe_mlp_mix`."""
     del recompute  # a matter of memory only
-    num_experts, hidden_dim, in_dim = w1.shape
+    num_experts, hidden_dim, _ = w1.shape
     out_dim = w2.shape[1]
-    tokens = x.reshape(-1, in_dim)
+    tokens = x.flatten(0, -2) if x.dim() > 1 else x.unsqueeze(0)  # reshape(-1, 0) is ambiguous
     gate_input = tokens.detach() if detach_gate_input else tokens
     gate_logits = linear(gate_input, gate_weight, gate_bias)
     if dropout_p > 0.0:
@@ -59,8 +59,8 @@ def moe_mlp_mix(
         hidden = _ACTIVATIONS[act1](hidden).transpose(0, 1)
         hidden = _dropout(hidden, seed_offset, 1, dropout_p)
     else:
-        hidden = linear(tokens, w1.reshape(-1, in_dim), b1.reshape(-1))
-        hidden = _ACTIVATIONS[act1](hidden).view(-1, num_experts, hidden_dim)
+        hidden = linear(tokens, w1.flatten(0, 1), b1.flatten())
+        hidden = _ACTIVATIONS[act1](hidden).view(tokens.shape[0], num_experts, hidden_dim)
     z = torch.baddbmm(b2.unsqueeze(1), hidden.transpose(0, 1), w2.transpose(1, 2))
     y = _ACTIVATIONS[act2](z)  # [num_experts, num_tokens, out_dim]
     log_alpha = torch.log_softmax(gate_logits, dim=-1).t().unsqueeze(-1)
