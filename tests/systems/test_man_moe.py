@@ -362,6 +362,13 @@ def test_each_method_learns_where_the_sources_agree(method):
     assert result.seconds > 0 and result.steps >= 80
 
 
+@pytest.mark.parametrize("method", ["pooled", "man_moe"])
+def test_methods_learn_with_a_bilstm_and_attention_too(method):
+    settings = replace(TOY, encoder="bilstm")
+    result = run_cell(toy_cell(method, steps=40), ToyData(conflict=False), settings)
+    assert result.accuracy > 0.9
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_control_every_method_learns_the_wrong_thing_from_wrong_training_labels(method):
     assert run_cell(toy_cell(method), ToyData(conflict=False, rotate_labels=True), TOY).accuracy < 0.1
@@ -432,6 +439,8 @@ def test_cells_that_make_no_sense_are_refused():
         run_cell(replace(cell, sources=()), ToyData(), TOY)
     with pytest.raises(ValueError, match="may see its labels"):
         run_cell(replace(cell, sources=(TARGET, "a1")), ToyData(), TOY)
+    with pytest.raises(ValueError, match="'char_cnn' or 'bilstm', got 'gru'"):
+        run_cell(cell, ToyData(), replace(TOY, encoder="gru"))
 
 
 def test_name_settings_are_those_of_the_published_trial():

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from xferkit.methods import ClassifierMethod, ClassifierSpec, MANMoEConfig, build_method, method_names
 from xferkit.metrics import accuracy, macro_f1
-from xferkit.models import CharCNNEncoder, CharVocabulary, OpsName, TokenSequences
+from xferkit.models import (
+    BiLSTMEncoder,
+    CharCNNEncoder,
+    CharVocabulary,
+    Encoder,
+    OpsName,
+    TokenSequences,
+)
 from xferkit.trainers import DomainData, DomainStream, ProgressKind, Trainer, derive_seed, seeded
 
 __all__ = ["NAME_CONFIG", "Cell", "CellResult", "LabelledNames", "NameSettings", "NameSource", "run_cell"]
@@ -117,9 +125,10 @@ class NameSettings:
 
     Attributes:
         batch_size: names per step, split equally over the sources.
+        encoder: ``"char_cnn"``, or ``"bilstm"`` over characters with attention pooling.
         feature_dim: size of an encoder's features.
-        channels: units of the convolution.
-        width: width of the convolution.
+        channels: units of the convolution (``char_cnn``).
+        width: width of the convolution (``char_cnn``).
         dropout: dropout probability everywhere.
         learning_rate: Adam's, falling to 0 along a cosine.
         max_length: characters of a name that are read.
@@ -130,6 +139,7 @@ class NameSettings:
     """
 
     batch_size: int = 208
+    encoder: Literal["char_cnn", "bilstm"] = "char_cnn"
     feature_dim: int = 64
     channels: int = 96
     width: int = 4
@@ -216,13 +226,7 @@ def _build(
     cell: Cell, settings: NameSettings, num_tokens: int, num_classes: int, target_inputs: TokenSequences
 ) -> ClassifierMethod:
     spec = ClassifierSpec(
-        make_encoder=lambda: CharCNNEncoder(
-            num_tokens,
-            settings.feature_dim,
-            channels=settings.channels,
-            widths=(settings.width,),
-            dropout=settings.dropout,
-        ),
+        make_encoder=lambda: _encoder(settings, num_tokens),
         num_classes=num_classes,
         num_sources=len(cell.sources),
         target_inputs=target_inputs,
@@ -231,3 +235,18 @@ def _build(
         ops=settings.ops,
     )
     return build_method(cell.method, spec, settings.config)
+
+
+def _encoder(settings: NameSettings, num_tokens: int) -> Encoder:
+    if settings.encoder == "char_cnn":
+        return CharCNNEncoder(
+            num_tokens,
+            settings.feature_dim,
+            channels=settings.channels,
+            widths=(settings.width,),
+            dropout=settings.dropout,
+        )
+    if settings.encoder == "bilstm":
+        embedding = nn.Embedding(num_tokens, 32, padding_idx=0)
+        return BiLSTMEncoder(embedding, settings.feature_dim, flag_dim=8, dropout=settings.dropout)
+    raise ValueError(f"NameSettings: encoder must be 'char_cnn' or 'bilstm', got {settings.encoder!r}")
