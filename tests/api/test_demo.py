@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +20,7 @@ pytest.importorskip("babel", reason="the demo's names come with its extra")
 
 from xferkit.cli import main
 from xferkit.data import ENGLISH_PANEL, same_convention_sources
-from xferkit.demo import DemoError, run_demo
+from xferkit.demo import DemoError, environment, run_demo
 from xferkit.demo.plan import METHODS, PRESETS, CellSpec, Preset, plan_cells
 from xferkit.demo.pool import run_cells
 from xferkit.demo.progress import RemainingTime, make_progress
@@ -71,10 +72,10 @@ def fake(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_pngs(monkeypatch):
-    monkeypatch.setattr(
-        "xferkit.demo.output._write_pngs", lambda *a: None
-    )  # seconds; the report's tests do them
+def light(monkeypatch):
+    monkeypatch.setattr("xferkit.demo.output._write_pngs", lambda *a: None)  # the report's tests draw them
+    # The real hash changes when somebody builds or edits while the tests run.
+    monkeypatch.setattr("xferkit.demo.run.code_fingerprint", lambda: "0" * 64)
 
 
 # -- plan ----------------------------------------------------------------------------------------------------
@@ -170,7 +171,9 @@ def test_demo_resumes_and_repairs(fake, tmp_path, capsys):
     second = Counting(fake.compute)
     page = run_demo(tmp_path, TINY, workers=0, run=second)
     assert page == tmp_path / "report.html" and len(second.specs) == 10 - 2
-    assert "2 of 10 runs are finished already" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 of 10 runs are finished already" in said
+    assert all(f"\n{word}: " in said for word in ("What helped", "What did not", "Why"))
     first_page = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
 
     third = Counting(fake.compute)
@@ -189,10 +192,35 @@ def test_demo_resumes_and_repairs(fake, tmp_path, capsys):
 
 def test_other_code_makes_finished_runs_stale(fake, tmp_path, monkeypatch):
     run_demo(tmp_path, TINY, workers=0, run=fake.compute)
-    monkeypatch.setattr("xferkit.demo.run.code_fingerprint", lambda: "0" * 64)
+    monkeypatch.setattr("xferkit.demo.run.code_fingerprint", lambda: "1" * 64)
     counting = Counting(fake.compute)
     run_demo(tmp_path, TINY, workers=0, run=counting)
     assert len(counting.specs) == 10
+
+
+def test_code_fingerprint_sees_what_decides_a_result(tmp_path, monkeypatch):
+    for name in (
+        "xfercore/_C.so",
+        "xferkit/models/moe.py",
+        "xferkit/report/svg.py",
+        "xferkit/models/notes.txt",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    places = {
+        name: SimpleNamespace(submodule_search_locations=[tmp_path / name])
+        for name in ("xfercore", "xferkit")
+    }
+    monkeypatch.setattr("importlib.util.find_spec", places.get)
+    before = environment.code_fingerprint()
+    (tmp_path / "xferkit/report/svg.py").write_text("2")
+    (tmp_path / "xferkit/models/notes.txt").write_text("2")
+    assert environment.code_fingerprint() == before
+    (tmp_path / "xferkit/models/moe.py").write_text("2")
+    after = environment.code_fingerprint()
+    (tmp_path / "xfercore/_C.so").write_text("2")
+    assert len({before, after, environment.code_fingerprint()}) == 3
 
 
 def test_interrupt_leaves_a_clean_state_and_says_how_to_go_on(fake, tmp_path):
@@ -205,9 +233,9 @@ def test_interrupt_leaves_a_clean_state_and_says_how_to_go_on(fake, tmp_path):
             import fake_cells
             import xferkit.demo
             from xferkit.cli import main
-            from xferkit.demo.plan import PRESETS
 
             if __name__ == "__main__":
+                xferkit.demo.run.code_fingerprint = lambda: "0" * 64
                 xferkit.demo.run_demo = functools.partial(xferkit.demo.run_demo, run=fake_cells.pid)
                 sys.exit(main(["demo", "--out", sys.argv[1], "--preset", "small", "--workers", "2"]))
             """
@@ -215,13 +243,13 @@ def test_interrupt_leaves_a_clean_state_and_says_how_to_go_on(fake, tmp_path):
     )
     pids = tmp_path / "pids"
     pids.mkdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PIDS": str(pids)}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PIDS": str(pids)}
     process = subprocess.Popen(
         [sys.executable, str(script), str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=variables,
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
@@ -298,10 +326,10 @@ def test_help_is_light():
         "try: main(['--help'])\n"
         "except SystemExit: print(sorted(sys.modules))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-c", code]
     lines = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=True
+        command, capture_output=True, text=True, env=variables, check=True
     ).stdout.splitlines()
     assert any("demo" in line for line in lines[:-1])
     for heavy in ("torch", "numpy", "scipy", "jinja2", "babel", "matplotlib", "rich"):

@@ -129,8 +129,8 @@ def test_three_sentences_follow_the_numbers(run):
     assert (
         did_not.index("no clear difference") < did_not.index("MAN-MoE") < did_not.index("worse than pooling")
     )
-    assert why.startswith("Why: spelling convention; Spanish does not capitalise")
-    assert "8 of the 13 sources do not" in why and "helps (+10.0 [" in why and "is gone: 0.0 [" in why
+    assert why.startswith("Why: spelling convention; like 8 of the 13 sources, Spanish does not capitalise")
+    assert "helps (+10.0 [" in why and "is gone: 0.0 [" in why
     assert "puts 90 % of its weight on these sources, where an even split would put 62 %" in why
 
 

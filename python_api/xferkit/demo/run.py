@@ -11,10 +11,12 @@ from xferkit.data.cldr import load_names
 from xferkit.demo.environment import code_fingerprint, hardware, num_cores, versions
 from xferkit.demo.errors import DemoError
 from xferkit.demo.output import write_report
+from xferkit.demo.page import language_names
 from xferkit.demo.plan import PRESETS, Preset, plan_cells
 from xferkit.demo.pool import RunCell, run_cells, train_cell
 from xferkit.demo.progress import make_progress
 from xferkit.demo.result import Run
+from xferkit.demo.sentences import three_sentences
 from xferkit.demo.store import CellStore
 from xferkit.demo.summary import summarise
 
@@ -104,7 +106,11 @@ def run_demo(
                     reused=len(found),
                     workers=workers,
                 )
-                return write_report(demo, folder, progress.note)
+                first = demo.summaries[0].target
+                page = write_report(demo, folder, progress.note)
+                for sentence in three_sentences(demo.summaries[0], language_names((first,))[first]):
+                    progress.note(sentence)
+                return page
     except OSError as error:
         where = error.filename or folder
         raise DemoError(f"cannot write to {where}: {error.strerror or error}.") from error

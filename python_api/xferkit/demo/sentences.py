@@ -110,11 +110,10 @@ def what_did_not(summary: TargetSummary, language: str) -> str:
 
 def why(summary: TargetSummary, language: str) -> str:
     """Whether spelling convention explains it: by the oracle, the lower-cased control, the gate's weights."""
-    capital = capitalises(summary.target)
+    habit = "capitalises" if capitalises(summary.target) else "does not capitalise"
     fact = (
-        f"{language} {'capitalises' if capital else 'does not capitalise'} the names of languages and "
-        f"scripts, as {len(summary.same_convention)} of the {len(summary.sources)} sources "
-        f"{'do' if capital else 'do not'}"
+        f"like {len(summary.same_convention)} of the {len(summary.sources)} sources, {language} {habit} the "
+        "names of languages and scripts"
     )
     oracle = summary.method(ORACLE)
     if oracle is None or oracle.accuracy_gain is None:
