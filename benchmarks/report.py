@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-__all__ = ["SCHEMA_VERSION", "environment", "table"]
+__all__ = ["environment", "table"]
 
-SCHEMA_VERSION = 1
 _ROOT = Path(__file__).resolve().parent.parent
 
 

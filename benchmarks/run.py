@@ -152,8 +152,10 @@ def main(argv: list[str] | None = None) -> int:
                 return run
             runs.append(run)
     if args.json is not None:
+        from benchmarks import SCHEMA_VERSION
+
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"schema_version": 1, "runs": runs}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"schema_version": SCHEMA_VERSION, "runs": runs}, indent=1) + "\n")
         if thp != "inherit":
             print(f"results: {args.json}")
     return 0

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.harness import Bench, Case, Options, Run, Variant
@@ -142,27 +143,35 @@ class _Stepper:
             return float(self.method.main_loss(lambda name: next(self.streams[name])).total.detach())
 
 
-def _profile(step: Run) -> dict[str, Any]:
-    """Own CPU time per step by group and by operator, and the time of each phase."""
+def _profile(step: Run, device: str) -> dict[str, Any]:
+    """Own time per step by group and by operator, where the kernels run; phases and fused ops as a whole."""
+    cuda = device == "cuda"
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
     step()
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    with profile(activities=activities) as recorded:
         for _ in range(_PROFILED_STEPS):
             step()
     groups: dict[str, float] = {}
-    operators, phases = [], {}
+    operators, phases, fused = [], {}, 0.0
     for event in recorded.key_averages():
-        own = event.self_cpu_time_total / 1e3 / _PROFILED_STEPS
+        if event.device_type != DeviceType.CPU:
+            continue  # a kernel by itself; the operator that launched it has its time as well
+        own = (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e3 / _PROFILED_STEPS
         operators.append({"name": event.key, "ms": own, "calls": event.count / _PROFILED_STEPS})
         name = next((g for g, parts in _GROUPS if any(part in event.key for part in parts)), _OTHER)
         groups[name] = groups.get(name, 0.0) + own
+        inclusive = (event.device_time_total if cuda else event.cpu_time_total) / 1e3 / _PROFILED_STEPS
         if event.key.startswith("phase:"):
-            phases[event.key.removeprefix("phase:")] = event.cpu_time_total / 1e3 / _PROFILED_STEPS
+            phases[event.key.removeprefix("phase:")] = inclusive
+        elif event.key.startswith("xfercore::"):
+            fused += inclusive
     operators.sort(key=lambda entry: -entry["ms"])
     total = sum(groups.values())
     ordered = sorted(groups.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in phases.items())
     lines = [
-        f"  where the time of ours goes, under the profiler: {total:.2f} ms a step, of it "
-        + ", ".join(f"{name} {ms:.2f}" for name, ms in phases.items())
+        f"  where the time of ours goes, wall time under the profiler: {total:.2f} ms a step ({parts});",
+        f"  the fused ops with their products: {fused:.2f} ms, {100 * fused / total:.0f} %; own times:",
     ]
     lines += [f"    {100 * ms / total:5.1f} %  {ms:7.3f} ms  {name}" for name, ms in ordered]
     lines += ["  largest operators"]
@@ -171,6 +180,7 @@ def _profile(step: Run) -> dict[str, Any]:
         "steps": _PROFILED_STEPS,
         "ms": total,
         "phases_ms": phases,
+        "fused_ops_ms": fused,
         "groups_ms": dict(ordered),
         "operators": operators[:25],
         "table": "\n".join(lines),
@@ -189,7 +199,7 @@ def _setup(case: Case) -> Bench:
     if case.options.compile:
         compiled = _Stepper(case, batches, "reference", torch.compile(batched_mixture))
         variants.append(Variant("batched.compiled", "compiled", compiled))
-    return Bench(variants, profile=lambda: _profile(fused))
+    return Bench(variants, profile=lambda: _profile(fused, case.options.device))
 
 
 def cases(options: Options) -> list[Case]:
