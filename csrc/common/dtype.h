@@ -15,9 +15,7 @@ namespace xfer {
 
 enum class DType : int32_t { f32, f64, bf16, f16 };
 
-inline int64_t size_of(DType dtype) {
-  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
-}
+inline int64_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
 inline namespace XFER_ISA_NAMESPACE {
 
@@ -65,10 +63,14 @@ XFER_HD void store_as(double& out, double v) { out = v; }
 
 // Round to nearest even; a NaN stays a NaN (its payload would otherwise round to infinity).
 XFER_HD void store_as(bf16_t& out, float v) {
+#if defined(__CUDA_ARCH__)
+  out.bits = __bfloat16_as_ushort(__float2bfloat16_rn(v));
+#else
   uint32_t bits;
   memcpy(&bits, &v, sizeof(bits));
   const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
   out.bits = static_cast<uint16_t>(v != v ? 0x7FC0u : rounded);
+#endif
 }
 
 XFER_HD void store_as(f16_t& out, float v) {

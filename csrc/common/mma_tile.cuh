@@ -32,7 +32,9 @@ constexpr int kStageElements = kPanelColumns * (kStageDepth<T> + kRowPadding<T>)
 
 constexpr int kPanelLd = kPanelColumns + 4;  // of a C panel in fp32
 
-XFER_HD constexpr int round_up_to(int64_t value, int unit) { return static_cast<int>((value + unit - 1) / unit * unit); }
+XFER_HD constexpr int round_up_to(int64_t value, int unit) {
+  return static_cast<int>((value + unit - 1) / unit * unit);
+}
 
 // dst[rows, columns] = src[rows, columns], zero outside [valid_rows, valid_columns]; columns % (16 / sizeof(T)) == 0.
 template <typename T>
@@ -60,14 +62,64 @@ __device__ __forceinline__ void stage_matrix(T* dst, int dst_ld, const T* src, i
   }
 }
 
-// dst[k, n] = src[n, k] for a [64, kStageDepth] piece of src, zero outside: the fp32 product reads B along n.
-__device__ __forceinline__ void stage_transposed(float* dst, int dst_ld, const float* src, int64_t src_ld,
-                                                 int64_t valid_rows, int64_t valid_columns) {
-  for (int i = static_cast<int>(threadIdx.x); i < kPanelColumns * kStageDepth<float>; i += kTileThreads) {
-    const int n = i / kStageDepth<float>, k = i % kStageDepth<float>;
-    dst[k * dst_ld + n] = n < valid_rows && k < valid_columns ? src[n * src_ld + k] : 0.0f;
+// A [64, kStageDepth] or [kStageDepth, 64] piece of B on its way from global to shared memory: it waits in registers
+// while the block multiplies the piece before it.
+template <typename T>
+class StagedPiece {
+ public:
+  // Rows of `columns` elements (64 or kStageDepth); what lies outside [valid_rows, valid_columns] is zero.
+  template <int kColumns>
+  __device__ __forceinline__ void load(const T* src, int64_t src_ld, int64_t valid_rows, int64_t valid_columns) {
+    const bool aligned = reinterpret_cast<uintptr_t>(src) % 16 == 0 && src_ld % kSize == 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int row = place<kColumns>(i) / kColumns, column = place<kColumns>(i) % kColumns;
+      values_[i] = {};
+      if (row >= valid_rows) continue;
+      const T* from = src + row * src_ld + column;
+      if (aligned && column + kSize <= valid_columns) {
+        values_[i] = *reinterpret_cast<const Packed*>(from);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kSize; ++j) {
+          if (column + j < valid_columns) values_[i].at[j] = from[j];
+        }
+      }
+    }
   }
-}
+
+  template <int kColumns>
+  __device__ __forceinline__ void store(T* dst, int dst_ld) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int row = place<kColumns>(i) / kColumns, column = place<kColumns>(i) % kColumns;
+      *reinterpret_cast<Packed*>(dst + row * dst_ld + column) = values_[i];
+    }
+  }
+
+  // dst[column, row]: the fp32 product reads B along n.
+  template <int kColumns>
+  __device__ __forceinline__ void store_transposed(T* dst, int dst_ld) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int row = place<kColumns>(i) / kColumns, column = place<kColumns>(i) % kColumns;
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) dst[(column + j) * dst_ld + row] = values_[i].at[j];
+    }
+  }
+
+ private:
+  static constexpr int kSize = kWidestVector<T>;
+  static constexpr int kCount = kPanelColumns * kStageDepth<T> / kSize / kTileThreads;
+  using Packed = Vector<T, kSize>;
+
+  template <int kColumns>
+  static __device__ __forceinline__ int place(int i) {
+    return (static_cast<int>(threadIdx.x) + i * kTileThreads) * kSize;
+  }
+
+  Packed values_[kCount];
+};
 
 #if defined(XFER_SIMT)
 template <typename T>
@@ -175,15 +227,25 @@ __device__ __forceinline__ void multiply_panel(const T* a, int lda, const T* b, 
   constexpr bool kStageTransposed = kTransB && sizeof(T) == 2;
   constexpr int kStageLd = (kStageTransposed ? kDepth : kPanelColumns) + kRowPadding<T>;
   Panel<T, kRows> panel;
+  StagedPiece<T> piece;
+  const auto load = [&](int k) {
+    if constexpr (kTransB) {
+      piece.template load<kDepth>(b + k, ldb, columns, depth - k);
+    } else {
+      piece.template load<kPanelColumns>(b + k * ldb, ldb, depth - k, columns);
+    }
+  };
+  load(0);
   for (int k = 0; k < depth; k += kDepth) {
     if constexpr (!kTransB) {
-      stage_matrix(stage, kStageLd, b + k * ldb, ldb, depth - k, columns, kDepth, kPanelColumns);
+      piece.template store<kPanelColumns>(stage, kStageLd);
     } else if constexpr (kStageTransposed) {
-      stage_matrix(stage, kStageLd, b + k, ldb, columns, depth - k, kPanelColumns, kDepth);
+      piece.template store<kDepth>(stage, kStageLd);
     } else {
-      stage_transposed(stage, kStageLd, b + k, ldb, columns, depth - k);
+      piece.template store_transposed<kDepth>(stage, kStageLd);
     }
     __syncthreads();
+    if (k + kDepth < depth) load(k + kDepth);
     const int left = round_up_to(depth - k, 16);
     panel.template add<false, kStageTransposed>(a + k, lda, stage, kStageLd, left < kDepth ? left : kDepth);
     __syncthreads();

@@ -133,16 +133,16 @@ inline int __any_sync(unsigned mask, int predicate) { return simt::ballot(mask, 
 inline int __all_sync(unsigned mask, int predicate) { return simt::ballot(mask, predicate != 0) == mask; }
 
 // One fiber runs at a time and is never interrupted, so a plain update is atomic.
-#define SIMT_ATOMIC(name, update)                        \
-  template <typename T>                                  \
-  T name(T* address, std::type_identity_t<T> value) {    \
-    const T old = *address;                              \
-    *address = static_cast<T>(update);                   \
-    return old;                                          \
+#define SIMT_ATOMIC(name, update)                     \
+  template <typename T>                               \
+  T name(T* address, std::type_identity_t<T> value) { \
+    const T old = *address;                           \
+    *address = static_cast<T>(update);                \
+    return old;                                       \
   }
 SIMT_ATOMIC(atomicAdd, old + value)
 SIMT_ATOMIC(atomicOr, old | value)
-SIMT_ATOMIC(atomicAnd, old & value)
+SIMT_ATOMIC(atomicAnd, old& value)
 SIMT_ATOMIC(atomicExch, value)
 SIMT_ATOMIC(atomicMax, old < value ? value : old)
 SIMT_ATOMIC(atomicMin, value < old ? value : old)

@@ -12,8 +12,9 @@
 
 namespace simt {
 
-constexpr size_t kGuardBytes = 1024 * 1024;  // inaccessible on both sides of a buffer: strays of many rows are caught too
-constexpr unsigned char kPoison = 0xFF;      // NaN in every float format, -1 in every integer
+constexpr size_t kGuardBytes =
+    1024 * 1024;                         // inaccessible on both sides of a buffer: strays of many rows are caught too
+constexpr unsigned char kPoison = 0xFF;  // NaN in every float format, -1 in every integer
 constexpr unsigned char kCanary = 0xA5;
 
 inline size_t page_size() {
@@ -76,8 +77,8 @@ inline std::string offence(const Buffer& buffer, const unsigned char* address, c
   const bool before = address < buffer.data;
   const auto distance = before ? buffer.data - address : address - (buffer.data + buffer.bytes);
   return std::string(access) + " " + std::to_string(distance) + " bytes " +
-         (before ? "before the start" : "past the end") + " of '" + buffer.name + "' (" +
-         std::to_string(buffer.bytes) + " bytes)";
+         (before ? "before the start" : "past the end") + " of '" + buffer.name + "' (" + std::to_string(buffer.bytes) +
+         " bytes)";
 }
 
 }  // namespace simt

@@ -4,7 +4,7 @@
 
 #include "ops/gated_mix/gated_mix.h"
 #include "ops/grad_reverse/grad_reverse.h"
-#include "ops/moe_mlp_mix/moe_mlp_mix.h"
+#include "ops/moe_mlp_mix/moe_mlp_mix_backward.cuh"
 #include "simt_planted.h"
 
 namespace {
@@ -24,10 +24,10 @@ const char* guarded(const F& f) {
 
 }  // namespace
 
-#define SIMT_ENTRY(launcher, Args)                                                    \
-  const char* launcher(const Args* args) {                                            \
-    return guarded([&] { xfer::launcher##_cuda(*args); });                            \
-  }                                                                                   \
+#define SIMT_ENTRY(launcher, Args)                         \
+  const char* launcher(const Args* args) {                 \
+    return guarded([&] { xfer::launcher##_cuda(*args); }); \
+  }                                                        \
   uint64_t launcher##_args_size() { return sizeof(Args); }
 
 extern "C" {
@@ -39,6 +39,13 @@ SIMT_ENTRY(moe_mlp_mix_forward, xfer::MoeMlpMixForwardArgs)
 SIMT_ENTRY(moe_mlp_mix_backward, xfer::MoeMlpMixBackwardArgs)
 bool moe_mlp_mix_supported(const xfer::MoeMlpMixShape* shape, int32_t dtype) {
   return xfer::moe_mlp_mix_supported_cuda(*shape, static_cast<xfer::DType>(dtype));
+}
+int moe_mlp_mix_tile_rows(const xfer::MoeMlpMixShape* shape, int32_t dtype, bool backward) {
+  return xfer::moe_tile_rows(*shape, static_cast<xfer::DType>(dtype), backward);
+}
+void moe_mlp_mix_backward_limits(int64_t chunk_bytes, int64_t slices) {
+  xfer::moe_backward_limits() =
+      chunk_bytes > 0 ? xfer::MoeBackwardLimits{chunk_bytes, slices} : xfer::MoeBackwardLimits{};
 }
 int64_t moe_mlp_mix_backward_workspace_bytes(const xfer::MoeMlpMixShape* shape, int32_t dtype) {
   return xfer::moe_mlp_mix_backward_workspace_bytes_cuda(*shape, static_cast<xfer::DType>(dtype));

@@ -22,7 +22,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "simt"
-FLAGS = ["-std=c++20", "-O2", "-g", "-fPIC", "-DXFER_SIMT", "-ffp-contract=fast"]
+FLAGS = ["-std=c++20", "-O1", "-g", "-fPIC", "-DXFER_SIMT", "-ffp-contract=fast"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 # The checked longjmp of hardened C libraries refuses to jump between fibers.
 FLAGS += ["-U_FORTIFY_SOURCE", f"-I{ROOT / 'csrc'}", f"-I{HERE}"]

@@ -6,18 +6,18 @@
 namespace xfer {
 
 enum class Planted : int32_t {
-  block_sum,         // out[0] = sum of in; atomics between blocks
-  missing_barrier,   // the same, without the barrier between writing and reading shared memory
-  copy,              // out = in
-  read_overrun,      // the same, with one block too many threads past the end
+  block_sum,        // out[0] = sum of in; atomics between blocks
+  missing_barrier,  // the same, without the barrier between writing and reading shared memory
+  copy,             // out = in
+  read_overrun,     // the same, with one block too many threads past the end
   write_overrun,
   write_underrun,
   write_to_input,
-  shared_overrun,    // one element past the dynamic shared memory
-  unreached_barrier, // half of the threads return before the barrier
-  stale_shared,      // reads a __shared__ array that nobody wrote
-  warp_votes,        // out[lane] = ballot, any, all and shuffles of known values
-  partial_shuffle,   // half of a warp takes part in a shuffle whose mask names all
+  shared_overrun,     // one element past the dynamic shared memory
+  unreached_barrier,  // half of the threads return before the barrier
+  stale_shared,       // reads a __shared__ array that nobody wrote
+  warp_votes,         // out[lane] = ballot, any, all and shuffles of known values
+  partial_shuffle,    // half of a warp takes part in a shuffle whose mask names all
 };
 
 struct PlantedArgs {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -182,7 +183,9 @@ def test_activations_and_mixes(act1: str, act2: str, mix: str) -> None:
 @DTYPE_PARAMETERS
 @pytest.mark.parametrize("dropout_p", [0.0, 0.5])
 def test_predictor_head_over_wide_rows(dropout_p: float, dtype: torch.dtype) -> None:
-    check(Problem((6, 2, 24, 16, 70), dtype, act1="relu", act2="softmax", mix="logsumexp", dropout_p=dropout_p))
+    check(
+        Problem((6, 2, 24, 16, 70), dtype, act1="relu", act2="softmax", mix="logsumexp", dropout_p=dropout_p)
+    )
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.5])
@@ -194,6 +197,26 @@ def test_kept_activations_replace_their_recomputation(
     problem = Problem((21, 3, 12, 20, 6), dtype, dropout_p=dropout_p)
     problem.keep_hidden, problem.keep_expert_out = hidden, expert_out
     check(problem)
+
+
+@pytest.fixture
+def short_chunks() -> Iterator[None]:
+    limits = library().moe_mlp_mix_backward_limits
+    limits.argtypes = [ctypes.c_int64, ctypes.c_int64]
+    limits(16 * 1024, 2)
+    yield
+    limits(0, 0)
+
+
+@pytest.mark.usefixtures("short_chunks")
+@pytest.mark.parametrize("dropout_p", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_add_up_over_chunks_and_slices(dtype: torch.dtype, dropout_p: float) -> None:
+    problem = Problem((301, 2, 6, 5, 3), dtype, dropout_p=dropout_p)
+    check(problem)
+    saved = forward(problem)
+    first, second = (backward(problem, saved, seed=seed) for seed in (1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_gate_input_can_be_detached() -> None:
@@ -227,9 +250,23 @@ def test_unwanted_gradients_are_not_written() -> None:
         assert_close(name, backward(problem, saved, wanted=(name,))[name], gradients[name], problem.dtype)
 
 
-@pytest.mark.parametrize(("rows", "in_dim"), [(32, 300), (16, 600)])
-def test_wide_inputs_run_with_fewer_rows_a_tile(rows: int, in_dim: int) -> None:
-    check(Problem((rows + 1, 1, in_dim, 4, 2)))
+@pytest.mark.parametrize(
+    ("dtype", "in_dim", "rows"),
+    [
+        (torch.float32, 60, 64),
+        (torch.float32, 120, 32),
+        (torch.float32, 1000, 16),
+        (torch.bfloat16, 100, 64),
+        (torch.bfloat16, 300, 32),
+        (torch.bfloat16, 1300, 16),
+    ],
+    ids=str,
+)
+def test_wide_inputs_run_with_fewer_rows_a_tile(dtype: torch.dtype, in_dim: int, rows: int) -> None:
+    problem = Problem((rows + 1, 1, in_dim, 4, 2), dtype)
+    tile_rows = library().moe_mlp_mix_tile_rows
+    assert tile_rows(ctypes.byref(problem.shape), DTYPES[dtype], ctypes.c_bool(True)) == rows
+    check(problem)
 
 
 def test_no_tokens_give_zero_gradients() -> None:

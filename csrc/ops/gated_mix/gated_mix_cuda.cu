@@ -8,14 +8,14 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kBlocksPerSm = 5;  // 48 registers a thread; left to itself ptxas takes 32 and spills
-constexpr int kSmallGroup = 8;  // lanes a token where its row is short
+constexpr int kSmallGroup = 8;   // lanes a token where its row is short
 constexpr int64_t kBackwardSmemBytes = 160 * 1024;
 
 template <typename T>
 __device__ __forceinline__ const T* expert_row(const GatedMixExperts& experts, int64_t k, int64_t token) {
-  return experts.stacked ? static_cast<const T*>(experts.pointers[0]) + token * experts.row_stride[0] +
-                               k * experts.expert_stride
-                         : static_cast<const T*>(experts.pointers[k]) + token * experts.row_stride[k];
+  return experts.stacked
+             ? static_cast<const T*>(experts.pointers[0]) + token * experts.row_stride[0] + k * experts.expert_stride
+             : static_cast<const T*>(experts.pointers[k]) + token * experts.row_stride[k];
 }
 
 // The token of this lane's group. Groups behind the last token repeat it and write nothing: the warp stays whole.
@@ -180,8 +180,8 @@ void gated_mix_forward_cuda(const GatedMixForwardArgs& args) {
   if (args.num_tokens == 0) return;
   dispatch_device_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const bool aligned = args.dim % kWidestVector<T> == 0 && is_aligned(args.mixed) &&
-                         rows_aligned<T>(args.experts, args.num_experts);
+    const bool aligned =
+        args.dim % kWidestVector<T> == 0 && is_aligned(args.mixed) && rows_aligned<T>(args.experts, args.num_experts);
     choose_shape<T>(aligned, args.dim, false, [&](auto size, auto group) {
       launch_kernel("gated_mix_forward_kernel", gated_mix_forward_kernel<T, size(), group()>,
                     dim3(blocks_for(args.num_tokens, kThreads / group())), dim3(kThreads), 0, args.stream, args);

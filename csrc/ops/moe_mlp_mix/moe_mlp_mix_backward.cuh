@@ -10,6 +10,16 @@
 
 namespace xfer {
 
+// How far the workspace may grow. Tests lower both, so that a few tokens make several chunks and long slices.
+struct MoeBackwardLimits {
+  int64_t chunk_bytes = 160LL * 1024 * 1024;  // of intermediate gradients kept for one chunk of tokens
+  int64_t slices = 32;                        // of a chunk, each with its own sums
+};
+inline MoeBackwardLimits& moe_backward_limits() {
+  static MoeBackwardLimits limits;
+  return limits;
+}
+
 // Where the tokens' kernel leaves what the weights' kernels read; rows count from the chunk's first token.
 struct MoeChunk {
   int64_t first_token, end_token;
@@ -23,19 +33,19 @@ void moe_token_grad_cuda(const MoeMlpMixBackwardArgs& args, const MoeChunk& chun
 // sum over tokens of A^T B, for every expert: a[token, expert, m], b[token, (expert,) n].
 struct MoeWeightGradArgs {
   DType dtype;
-  int64_t num_tokens;    // in this chunk
-  int64_t first_token;   // of this chunk within the call, for the dropout mask
-  int64_t num_experts;   // products
+  int64_t num_tokens;   // in this chunk
+  int64_t first_token;  // of this chunk within the call, for the dropout mask
+  int64_t num_experts;  // products
   int64_t m, n;
   const void* a;
   int64_t a_token_stride, a_expert_stride;
   const void* b;
   int64_t b_token_stride, b_expert_stride;
-  MoeDropout dropout;    // active: b is x and takes the input mask of its expert
+  MoeDropout dropout;  // active: b is x and takes the input mask of its expert
   const int64_t* seed_offset;
-  int slices;            // of the chunk's tokens
-  bool accumulate;       // false for the first chunk
-  float* partial;        // [slices, num_experts, m, n]
+  int slices;       // of the chunk's tokens
+  bool accumulate;  // false for the first chunk
+  float* partial;   // [slices, num_experts, m, n]
   stream_t stream;
 };
 void moe_weight_grad_cuda(const MoeWeightGradArgs& args);

@@ -4,10 +4,8 @@
 namespace xfer {
 namespace {
 
-constexpr int64_t kChunkBytes = 160LL * 1024 * 1024;   // of intermediate gradients kept for one chunk of tokens
 constexpr int64_t kPartialBytes = 32LL * 1024 * 1024;  // of the slices of one weight's gradient beyond the first
 constexpr int64_t kBlocksWanted = 512;                 // a few for each multiprocessor of the largest devices
-constexpr int kMostSlices = 32;
 constexpr int kBiasSlices = 64;
 
 int64_t align_up(int64_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -23,17 +21,19 @@ struct BackwardPlan {
 };
 
 int slices_for(int64_t products, int64_t m, int64_t n) {
-  const int64_t tiles = products * ((m + kPanelColumns - 1) / kPanelColumns) * ((n + kPanelColumns - 1) / kPanelColumns);
+  const int64_t tiles =
+      products * ((m + kPanelColumns - 1) / kPanelColumns) * ((n + kPanelColumns - 1) / kPanelColumns);
   const int64_t wanted = (kBlocksWanted + tiles - 1) / tiles;
   const int64_t affordable = 1 + kPartialBytes / (products * m * n * static_cast<int64_t>(sizeof(float)));
   const int64_t slices = wanted < affordable ? wanted : affordable;
-  return static_cast<int>(slices < kMostSlices ? slices : kMostSlices);
+  const int64_t most = moe_backward_limits().slices;
+  return static_cast<int>(slices < most ? slices : most);
 }
 
 BackwardPlan backward_plan(const MoeMlpMixShape& shape, DType dtype) {
   const int64_t experts = shape.num_experts, in = shape.in_dim, hidden = shape.hidden_dim, out = shape.out_dim;
   const int64_t per_token = experts * (2 * hidden + out + 1) * size_of(dtype);
-  const int64_t affordable = kChunkBytes / per_token;
+  const int64_t affordable = moe_backward_limits().chunk_bytes / per_token;
   // Chunks of equal length, in whole tiles.
   const int64_t tokens = shape.num_tokens > 0 ? shape.num_tokens : 1;
   const int64_t most = affordable > 64 ? affordable / 64 * 64 : 64;
@@ -131,8 +131,7 @@ void run_chunk(const MoeMlpMixBackwardArgs& args, const BackwardPlan& plan, cons
   }
   const auto bias = [&](const void* wanted, const void* a, int64_t columns, int64_t offset) {
     if (wanted == nullptr) return;
-    moe_bias_grad_cuda(
-        {forward.dtype, tokens, columns, a, kBiasSlices, accumulate, sums(offset), forward.stream});
+    moe_bias_grad_cuda({forward.dtype, tokens, columns, a, kBiasSlices, accumulate, sums(offset), forward.stream});
   };
   bias(args.grad_b1, chunk.grad_hidden, experts * hidden, plan.b1);
   bias(args.grad_b2, chunk.grad_z, experts * out, plan.b2);

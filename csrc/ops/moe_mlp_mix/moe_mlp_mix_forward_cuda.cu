@@ -38,13 +38,10 @@ __device__ __forceinline__ void run_gate(const MoeMlpMixForwardArgs& args, const
     }
   }
   for (int row = warp; row < valid_tokens; row += kTileWarps) {
-    float* logits = log_alpha + row * num_experts;
-    __syncwarp();
+    float* logits = log_alpha + row * num_experts;  // column k is written and read by lane k % 32 alone
     const RowSoftmax norm = group_softmax<32>(logits, num_experts, lane);
-    __syncwarp();
     for (int k = lane; k < num_experts; k += 32) logits[k] = norm.log_probability(logits[k]);
   }
-  __syncwarp();
 }
 
 template <typename T, int kRows>

@@ -12,8 +12,23 @@
 
 namespace xfer {
 
-// What any device since sm_80 gives a block is more, or moe_mlp_mix_supported_cuda says no.
-constexpr int64_t kMoeSmemBytes = 160 * 1024;
+// Shared memory that a block can have, and that the blocks of a multiprocessor share.
+struct SmemLimits {
+  int64_t block;
+  int64_t multiprocessor;
+};
+
+inline SmemLimits smem_limits() {
+#if defined(XFER_SIMT)
+  return {163 * 1024, 164 * 1024};  // sm_80's
+#else
+  int device = 0, block = 0, multiprocessor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaDeviceGetAttribute(&multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  return {block, multiprocessor};
+#endif
+}
 
 // Byte offsets into dynamic shared memory, and row lengths in elements. Backward-only parts are empty in the forward.
 struct MoeTileLayout {
@@ -41,7 +56,7 @@ inline MoeTileLayout moe_tile_layout(const MoeMlpMixShape& shape, int64_t elemen
   layout.hidden_ld = round_up_to(hidden, 16) + pad;
   layout.out_ld = round_up_to(out > gate ? out : gate, 16) + pad;
   layout.z_ld = round_up_to(out, kPanelColumns) + 4;
-  layout.sum_ld = (backward ? round_up_to(in, kPanelColumns) : round_up_to(out, 4)) + 4;
+  layout.sum_ld = backward ? round_up_to(in, kPanelColumns) + 4 : round_up_to(out, 4);
   int64_t end = 0;
   const auto take = [&end](int64_t bytes) {
     const int64_t start = end;
@@ -56,8 +71,8 @@ inline MoeTileLayout moe_tile_layout(const MoeMlpMixShape& shape, int64_t elemen
   layout.sum = take(rows * layout.sum_ld * static_cast<int64_t>(sizeof(float)));
   layout.log_alpha = take(rows * gate * static_cast<int64_t>(sizeof(float)));
   layout.grad_log_alpha = take(backward ? rows * gate * static_cast<int64_t>(sizeof(float)) : 0);
-  layout.stage = take(kPanelColumns * (element_size == 2 ? kStageDepth<bf16_t> + pad : kStageDepth<float> + pad) *
-                      element_size);
+  layout.stage =
+      take(kPanelColumns * (element_size == 2 ? kStageDepth<bf16_t> + pad : kStageDepth<float> + pad) * element_size);
   layout.bytes = end;
   return layout;
 }
@@ -67,15 +82,23 @@ constexpr int64_t kMoeLargestDim = 4096;
 
 inline bool moe_shape_in_range(const MoeMlpMixShape& shape) {
   const auto in_range = [](int64_t size) { return size >= 1 && size <= kMoeLargestDim; };
-  return in_range(shape.num_experts) && in_range(shape.in_dim) && in_range(shape.hidden_dim) &&
-         in_range(shape.out_dim);
+  return in_range(shape.num_experts) && in_range(shape.in_dim) && in_range(shape.hidden_dim) && in_range(shape.out_dim);
 }
 
-// The most rows whose tile fits, 0 where not even the fewest do. More rows read the weights less often.
+// The rows of a tile, 0 where not even the smallest fits. More rows read the weights less often, but a second block on
+// the multiprocessor comes first: it computes while the other one waits for its weights.
 inline int moe_tile_rows(const MoeMlpMixShape& shape, DType dtype, bool backward) {
   if (!moe_shape_in_range(shape)) return 0;
+  const SmemLimits limits = smem_limits();
+  const int64_t reserved = 1024;  // what the system takes of every block's share
+  const auto fits = [&](int rows, int64_t limit) {
+    return moe_tile_layout(shape, size_of(dtype), rows, backward).bytes <= limit;
+  };
+  for (const int rows : {64, 32}) {
+    if (fits(rows, limits.multiprocessor / 2 - reserved)) return rows;
+  }
   for (const int rows : {64, 32, 16}) {
-    if (moe_tile_layout(shape, size_of(dtype), rows, backward).bytes <= kMoeSmemBytes) return rows;
+    if (fits(rows, limits.block)) return rows;
   }
   return 0;
 }

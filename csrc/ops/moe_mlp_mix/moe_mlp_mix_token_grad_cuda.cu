@@ -138,8 +138,8 @@ __device__ __forceinline__ void add_to_grad_x(const MoeMlpMixForwardArgs& args, 
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kTileThreads, 2)
     moe_token_grad_kernel(const __grid_constant__ MoeMlpMixBackwardArgs args,
-                                const __grid_constant__ MoeTileLayout layout,
-                                const __grid_constant__ MoeChunk chunk, MoeDropout dropout_on_host) {
+                          const __grid_constant__ MoeTileLayout layout, const __grid_constant__ MoeChunk chunk,
+                          MoeDropout dropout_on_host) {
   XFER_DYNAMIC_SMEM(unsigned char, smem);
   const MoeMlpMixForwardArgs& forward = args.forward;
   const int num_experts = static_cast<int>(forward.shape.num_experts);
@@ -198,8 +198,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       load_hidden<T, kRows>(forward, layout, smem, dropout, first_token, valid_tokens, expert, note_hidden);
     } else {
       if (dropout.active) {
-        moe_stage_dropped(x_tile, layout.in_ld, x, first_token, kRows, valid_tokens, in_dim, 0,
-                          round_up_to(in_dim, 16), dropout, num_experts, expert);
+        moe_stage_dropped(x_tile, layout.in_ld, x, first_token, kRows, valid_tokens, in_dim, 0, round_up_to(in_dim, 16),
+                          dropout, num_experts, expert);
       }
       moe_first_layer<T, kRows>(forward, layout, smem, dropout, first_token, valid_tokens, expert,
                                 static_cast<T*>(nullptr), note_hidden);
@@ -213,8 +213,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       if (forward.expert_out == nullptr) {
         moe_activate_row(forward.act2, y, bias, dropout.scale, out_dim, lane);
       } else {
-        const T* from = static_cast<const T*>(forward.expert_out) +
-                        ((first_token + row) * num_experts + expert) * out_dim;
+        const T* from =
+            static_cast<const T*>(forward.expert_out) + ((first_token + row) * num_experts + expert) * out_dim;
         for (int column = lane; column < out_dim; column += 32) y[column] = load_as(from[column]);
       }
       mixture_row_backward(args, y, first_token + row, log_alpha[row * num_experts + expert],
@@ -222,10 +222,10 @@ __global__ void __launch_bounds__(kTileThreads, 2)
                            round_up_to(out_dim, 16), static_cast<T*>(chunk.grad_z) + chunk_place(row) * out_dim, lane);
     }
     for (int first = 0; first < hidden_dim; first += kPanelColumns) {
-      multiply_panel<T, kRows, false>(grad_z, layout.out_ld,
-                                      static_cast<const T*>(forward.w2) +
-                                          static_cast<int64_t>(expert) * out_dim * hidden_dim + first,
-                                      hidden_dim, hidden_dim - first, out_dim, stage, z, layout.z_ld);
+      multiply_panel<T, kRows, false>(
+          grad_z, layout.out_ld,
+          static_cast<const T*>(forward.w2) + static_cast<int64_t>(expert) * out_dim * hidden_dim + first, hidden_dim,
+          hidden_dim - first, out_dim, stage, z, layout.z_ld);
       moe_for_quads<kRows>([&](int row, int panel_column) {
         const int column = first + panel_column;
         if (column >= hidden_dim) return;
@@ -238,7 +238,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
           T value = {};
           if ((kept >> j & 1u) != 0) store_as(value, grad * moe_activation_slope(forward.act1, float(load_as(unit))));
           unit = value;
-          if (row < valid_tokens) static_cast<T*>(chunk.grad_hidden)[chunk_place(row) * hidden_dim + column + j] = value;
+          if (row < valid_tokens)
+            static_cast<T*>(chunk.grad_hidden)[chunk_place(row) * hidden_dim + column + j] = value;
         }
       });
     }

@@ -94,7 +94,7 @@ void moe_weight_grad_cuda(const MoeWeightGradArgs& args) {
   dispatch_device_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const size_t smem =
-        2 * kStageDepth<T> * (kTile + kRowPadding<T>) * sizeof(T) + static_cast<size_t>(kTile) * kPanelLd * sizeof(float);
+        2 * kStageDepth<T> * (kTile + kRowPadding<T>)*sizeof(T) + static_cast<size_t>(kTile) * kPanelLd * sizeof(float);
     const dim3 grid(blocks_for(args.m, kTile) * blocks_for(args.n, kTile), static_cast<unsigned>(args.num_experts),
                     static_cast<unsigned>(args.slices));
     launch_kernel("moe_weight_grad_kernel", moe_weight_grad_kernel<T>, grid, dim3(kTileThreads), smem, args.stream,
