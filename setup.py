@@ -70,7 +70,9 @@ def want_cuda() -> str | None:
 
 def has_compiler() -> bool:
     """Whether a C++ compiler is at hand."""
-    return any(shutil.which(name) for name in [os.environ.get("CXX", "").split(" ")[0], "c++", "g++", "clang++"])
+    return any(
+        shutil.which(name) for name in [os.environ.get("CXX", "").split(" ")[0], "c++", "g++", "clang++"]
+    )
 
 
 def find_tool(name: str) -> str:
@@ -122,9 +124,13 @@ class CMakeBuild(build_ext):
         definitions = [f"-D{name}={value}" for name, value in options.items()]
         try:
             subprocess.run([program, "-G", "Ninja", "-S", ROOT, "-B", build_dir, *definitions], check=True)
-            subprocess.run([program, "--build", build_dir, "--parallel", str(os.cpu_count() or 1)], check=True)
+            subprocess.run(
+                [program, "--build", build_dir, "--parallel", str(os.cpu_count() or 1)], check=True
+            )
         except subprocess.CalledProcessError as error:
-            fail(f"xfercore: the build failed (exit code {error.returncode}); the compiler's message stands above.")
+            fail(
+                f"xfercore: the build failed (exit code {error.returncode}); the compiler's message stands above."
+            )
 
 
 setup(

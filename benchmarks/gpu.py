@@ -53,8 +53,15 @@ def stages(out: Path) -> list[Stage]:
     run = [python, "benchmarks/run.py", "--device", "cuda"]
     return [
         Stage("hardware", ["nvidia-smi"], programs=("nvidia-smi",), limit_s=30),
-        Stage("build", [python, "setup.py", "-q", "build_ext", "--inplace"], ("pybind11", "setuptools"), ("nvcc",)),
-        Stage("import", [python, "-c", "import xfercore; print(xfercore.build_info())"], ("torch",), limit_s=60),
+        Stage(
+            "build",
+            [python, "setup.py", "-q", "build_ext", "--inplace"],
+            ("pybind11", "setuptools"),
+            ("nvcc",),
+        ),
+        Stage(
+            "import", [python, "-c", "import xfercore; print(xfercore.build_info())"], ("torch",), limit_s=60
+        ),
         Stage("tests", [*gpu_tests, "-k", "cuda or gpu"], ("pytest", "hypothesis", "expecttest")),
         Stage(
             "memcheck",
@@ -63,11 +70,21 @@ def stages(out: Path) -> list[Stage]:
         ),
         Stage(
             "racecheck",
-            ["compute-sanitizer", "--tool", "racecheck", "--error-exitcode", "9", python, "benchmarks/gpu_small.py"],
+            [
+                "compute-sanitizer",
+                "--tool",
+                "racecheck",
+                "--error-exitcode",
+                "9",
+                python,
+                "benchmarks/gpu_small.py",
+            ],
             programs=("compute-sanitizer",),
         ),
         Stage("times", [*run, "--op", "all", "--json", str(out / "cuda.json")], ("torch",)),
-        Stage("step", [*run, "--system", "man_moe_step", "--json", str(out / "step.json")], ("torch", "scipy")),
+        Stage(
+            "step", [*run, "--system", "man_moe_step", "--json", str(out / "step.json")], ("torch", "scipy")
+        ),
     ]
 
 
@@ -78,7 +95,9 @@ def run_stage(stage: Stage, out: Path) -> Outcome:
         return Outcome(stage.name, "skipped", 0.0, f"missing: {', '.join(lacking)}")
     environment = os.environ | {
         "XFER_CUDA": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python_api"), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT), str(ROOT / "python_api"), os.environ.get("PYTHONPATH", "")]
+        ),
     }
     command = [find_program(stage.command[0]) or stage.command[0], *stage.command[1:]]
     log = out / f"{stage.name}.log"
@@ -86,7 +105,12 @@ def run_stage(stage: Stage, out: Path) -> Outcome:
     with log.open("w", encoding="utf-8") as stream:
         try:
             code = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, timeout=stage.limit_s
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                timeout=stage.limit_s,
             ).returncode
             result, detail = ("ok", "") if code == 0 else ("failed", f"exit code {code}, see {log}")
         except subprocess.TimeoutExpired:
@@ -95,7 +119,9 @@ def run_stage(stage: Stage, out: Path) -> Outcome:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder that receives logs and results")
     parser.add_argument("--only", nargs="*", help="stages to run (default: all)")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Every CUDA kernel once on small odd shapes, for compute-sanitizer: memory and race checks take minutes on large ones."""
+"""Every CUDA kernel once on small odd shapes, for compute-sanitizer, which is slow."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 __all__ = ["accept_arrays"]
@@ -37,7 +38,7 @@ def accept_arrays(function: Callable[P, R]) -> Callable[P, R]:
         new_args = [_to_tensor(value) for value in args]
         new_kwargs = {name: _to_tensor(value) for name, value in kwargs.items()}
         with torch.no_grad():
-            result = function(*new_args, **new_kwargs)  # type: ignore[arg-type]
+            result = function(*new_args, **new_kwargs)
         return _from_tensor(result, importlib.import_module(library))
 
     return wrapper
@@ -58,7 +59,7 @@ def _array_library(values: Sequence[Any]) -> str | None:
 def _to_tensor(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_to_tensor(item) for item in value]
-    return torch.from_dlpack(value) if _is_array(value) else value
+    return torch.utils.dlpack.from_dlpack(value) if _is_array(value) else value
 
 
 def _from_tensor(value: Any, library: Any) -> Any:

@@ -43,8 +43,8 @@ class ArgChecks {
       case at::kHalf:
         return DType::f16;
       case at::kDouble:
-        TORCH_CHECK_VALUE(t.is_cpu(), op_, "(): ", arg, " is float64, which only the CPU kernel takes; on ",
-                          t.device(), " use float32, bfloat16 or float16");
+        TORCH_CHECK_VALUE(t.is_cpu(), op_, "(): ", arg, " is float64, which only the CPU kernel takes; on ", t.device(),
+                          " use float32, bfloat16 or float16");
         return DType::f64;
       default:
         TORCH_CHECK_VALUE(false, op_, "(): ", arg, " must be float32, bfloat16, float16 or (CPU) float64, got ",

@@ -85,12 +85,13 @@ GatedMixExperts layout_of(const std::vector<at::Tensor>& experts, bool stacked) 
 // Values that only the device knows: on the CPU they raise; on CUDA the kernel gives NaN and sets the status flag.
 void check_target_range(const Checked& c, int64_t ignore_index) {
   if (!c.targets.has_value() || c.num_tokens == 0 || !(c.logits.is_cpu() || check_requested())) return;
-  const at::Tensor bad = (c.targets->ne(ignore_index)).logical_and((c.targets->lt(0)).logical_or(c.targets->ge(c.num_experts)));
+  const at::Tensor bad =
+      (c.targets->ne(ignore_index)).logical_and((c.targets->lt(0)).logical_or(c.targets->ge(c.num_experts)));
   if (!bad.any().item<bool>()) return;
   const int64_t row = bad.nonzero()[0][0].item<int64_t>();
   TORCH_CHECK_VALUE(false, "gated_mix(): targets[", row, "] = ", (*c.targets)[row].item<int64_t>(),
-                    " is out of range: expected 0 <= target < num_experts = ", c.num_experts, " or ignore_index = ",
-                    ignore_index);
+                    " is out of range: expected 0 <= target < num_experts = ", c.num_experts,
+                    " or ignore_index = ", ignore_index);
 }
 
 const int64_t* targets_pointer(const Checked& c) {
@@ -127,8 +128,8 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& logits, at::TensorL
 std::tuple<at::Tensor, std::vector<at::Tensor>> backward(const at::Tensor& grad_mixed,
                                                          const std::optional<at::Tensor>& grad_nll,
                                                          const at::Tensor& logits, at::TensorList experts,
-                                                         const std::optional<at::Tensor>& targets,
-                                                         int64_t ignore_index, bool need_grad_experts) {
+                                                         const std::optional<at::Tensor>& targets, int64_t ignore_index,
+                                                         bool need_grad_experts) {
   const Checked c = check_arguments(logits, experts, targets);
   check.sizes(grad_mixed, "grad_mixed", {c.num_tokens, c.dim}, "[num_tokens, dim]");
   check.like(grad_mixed, "grad_mixed", logits, "logits");
@@ -194,10 +195,10 @@ TORCH_LIBRARY_FRAGMENT(xfercore, m) {
       "gated_mix_backward(Tensor grad_mixed, Tensor? grad_nll, Tensor logits, Tensor[] experts, Tensor? targets, "
       "int ignore_index, bool need_grad_experts) -> (Tensor, Tensor[])");
 }
-#define XFER_IMPL(key)                                             \
-  TORCH_LIBRARY_IMPL(xfercore, key, m) {                           \
-    m.impl("gated_mix", &xfer::bindings::forward);                 \
-    m.impl("gated_mix_backward", &xfer::bindings::backward);       \
+#define XFER_IMPL(key)                                       \
+  TORCH_LIBRARY_IMPL(xfercore, key, m) {                     \
+    m.impl("gated_mix", &xfer::bindings::forward);           \
+    m.impl("gated_mix_backward", &xfer::bindings::backward); \
   }
 XFER_IMPL(CPU)
 XFER_IMPL(CUDA)

@@ -48,8 +48,6 @@ at::Tensor grad_reverse_backward(const at::Tensor& grad, const std::optional<at:
 
 }  // namespace xfer::bindings
 
-TORCH_LIBRARY_FRAGMENT(xfercore, m) {
-  m.def("grad_reverse_backward(Tensor grad, Tensor? lam, float scale) -> Tensor");
-}
+TORCH_LIBRARY_FRAGMENT(xfercore, m) { m.def("grad_reverse_backward(Tensor grad, Tensor? lam, float scale) -> Tensor"); }
 TORCH_LIBRARY_IMPL(xfercore, CPU, m) { m.impl("grad_reverse_backward", &xfer::bindings::grad_reverse_backward); }
 TORCH_LIBRARY_IMPL(xfercore, CUDA, m) { m.impl("grad_reverse_backward", &xfer::bindings::grad_reverse_backward); }

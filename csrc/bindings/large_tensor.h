@@ -10,7 +10,8 @@
 namespace xfer::bindings {
 
 // On the CPU a fresh block of many megabytes comes as untouched 4 KiB pages, and faulting them in takes longer than
-// the kernel that writes them. Asking for huge pages on this block alone makes 1 fault of 512; it is a hint, never an error.
+// the kernel that writes them. Asking for huge pages on this block alone makes 1 fault of 512; it is a hint, never an
+// error.
 inline at::Tensor empty_large(at::IntArrayRef sizes, const at::TensorOptions& options) {
   at::Tensor out = at::empty(sizes, options);
 #if defined(__linux__)

@@ -25,8 +25,9 @@ void check_arguments(const at::Tensor& x, const at::Tensor& weight, const std::o
   check.dtype(x, "x");
   TORCH_CHECK_VALUE(x.dim() >= 1, kOp, "(): x must have shape [..., in_dim], got ", x.sizes());
   check.rank(weight, "weight", 2, "[out_dim, in_dim]");
-  TORCH_CHECK_VALUE(weight.size(1) == x.size(-1), kOp, "(): weight must have shape [out_dim, in_dim] with in_dim = ",
-                    x.size(-1), " as in x, got ", weight.sizes());
+  TORCH_CHECK_VALUE(weight.size(1) == x.size(-1), kOp,
+                    "(): weight must have shape [out_dim, in_dim] with in_dim = ", x.size(-1), " as in x, got ",
+                    weight.sizes());
   check.like(weight, "weight", x, "x");
   if (bias.has_value()) {
     check.sizes(*bias, "bias", {weight.size(0)}, "[out_dim]");
@@ -92,9 +93,8 @@ at::Tensor autocast_forward(const at::Tensor& x, const at::Tensor& weight, const
                             const std::optional<at::Tensor>& lam, double scale) {
   const AutocastOff guard;
   const AutocastTo cast(x.device().type());
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("xfercore::linear_grad_reverse", "")
-                             .typed<decltype(forward)>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("xfercore::linear_grad_reverse", "").typed<decltype(forward)>();
   return op.call(cast(x), cast(weight), cast(bias), lam, scale);
 }
 
@@ -107,10 +107,10 @@ TORCH_LIBRARY_FRAGMENT(xfercore, m) {
       "linear_grad_reverse_backward(Tensor grad, Tensor x, Tensor weight, Tensor? lam, float scale, "
       "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
 }
-#define XFER_IMPL(key)                                                         \
-  TORCH_LIBRARY_IMPL(xfercore, key, m) {                                       \
-    m.impl("linear_grad_reverse", &xfer::bindings::forward);                   \
-    m.impl("linear_grad_reverse_backward", &xfer::bindings::backward);         \
+#define XFER_IMPL(key)                                                 \
+  TORCH_LIBRARY_IMPL(xfercore, key, m) {                               \
+    m.impl("linear_grad_reverse", &xfer::bindings::forward);           \
+    m.impl("linear_grad_reverse_backward", &xfer::bindings::backward); \
   }
 XFER_IMPL(CPU)
 XFER_IMPL(CUDA)

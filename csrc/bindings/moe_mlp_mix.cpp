@@ -20,7 +20,8 @@ namespace {
 
 const ArgChecks check("moe_mlp_mix");
 
-constexpr std::array<std::pair<const char*, Act>, 3> kAct1{{{"none", Act::none}, {"relu", Act::relu}, {"tanh", Act::tanh}}};
+constexpr std::array<std::pair<const char*, Act>, 3> kAct1{
+    {{"none", Act::none}, {"relu", Act::relu}, {"tanh", Act::tanh}}};
 constexpr std::array<std::pair<const char*, Act>, 5> kAct2{{{"none", Act::none},
                                                             {"relu", Act::relu},
                                                             {"tanh", Act::tanh},
@@ -60,10 +61,10 @@ Checked check_arguments(const at::Tensor& x, const at::Tensor& gate_weight, cons
   check.like(b1, "b1", x, "x");
   check.like(w2, "w2", x, "x");
   check.like(b2, "b2", x, "x");
-  TORCH_CHECK_VALUE(dropout_p >= 0.0 && dropout_p < 1.0, "moe_mlp_mix(): dropout_p must be in [0, 1), got ",
-                    dropout_p);
+  TORCH_CHECK_VALUE(dropout_p >= 0.0 && dropout_p < 1.0, "moe_mlp_mix(): dropout_p must be in [0, 1), got ", dropout_p);
   if (dropout_p > 0.0) {
-    TORCH_CHECK_VALUE(seed_offset.has_value(), "moe_mlp_mix(): seed_offset must be an int64 tensor [2] where dropout_p > 0, got None");
+    TORCH_CHECK_VALUE(seed_offset.has_value(),
+                      "moe_mlp_mix(): seed_offset must be an int64 tensor [2] where dropout_p > 0, got None");
     check.sizes(*seed_offset, "seed_offset", {2}, "[2]");
     check.int64(*seed_offset, "seed_offset");
     check.device(*seed_offset, "seed_offset", x, "x");
@@ -73,9 +74,9 @@ Checked check_arguments(const at::Tensor& x, const at::Tensor& gate_weight, cons
   c.args.act1 = check.choice({act1.data(), act1.size()}, "act1", kAct1);
   c.args.act2 = check.choice({act2.data(), act2.size()}, "act2", kAct2);
   c.args.mix = check.choice({mix.data(), mix.size()}, "mix", kMix);
-  TORCH_CHECK_VALUE(c.args.mix == Mix::sum || c.args.act2 == Act::log_softmax || c.args.act2 == Act::none,
-                    "moe_mlp_mix(): mix='logsumexp' takes log-probabilities, so act2 must be log_softmax or none, got '",
-                    act2, "'");
+  TORCH_CHECK_VALUE(
+      c.args.mix == Mix::sum || c.args.act2 == Act::log_softmax || c.args.act2 == Act::none,
+      "moe_mlp_mix(): mix='logsumexp' takes log-probabilities, so act2 must be log_softmax or none, got '", act2, "'");
   c.x = x.contiguous();
   c.gate_weight = gate_weight.contiguous();
   c.gate_bias = gate_bias.contiguous();
@@ -98,7 +99,8 @@ Checked check_arguments(const at::Tensor& x, const at::Tensor& gate_weight, cons
   if (x.is_cuda()) {
     TORCH_CHECK(moe_mlp_mix_supported_cuda(c.args.shape, c.args.dtype), "moe_mlp_mix(): in_dim = ", d,
                 ", hidden_dim = ", h, ", out_dim = ", D, ", num_experts = ", K, " in ", x.scalar_type(),
-                " do not fit the shared memory of ", x.device(), "; xfercore.moe_mlp_mix composes such shapes from "
+                " do not fit the shared memory of ", x.device(),
+                "; xfercore.moe_mlp_mix composes such shapes from "
                 "torch's own ops");
   }
 #endif
@@ -115,10 +117,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward(
   const MoeMlpMixShape& s = c.args.shape;
   at::Tensor out = at::empty({s.num_tokens, s.out_dim}, c.options());
   at::Tensor gate_logits = at::empty({s.num_tokens, s.num_experts}, c.options());
-  at::Tensor hidden = keep ? empty_large({s.num_tokens, s.num_experts, s.hidden_dim}, c.options())
-                           : at::empty({0}, c.options());
-  at::Tensor expert_out = keep ? empty_large({s.num_tokens, s.num_experts, s.out_dim}, c.options())
-                               : at::empty({0}, c.options());
+  at::Tensor hidden =
+      keep ? empty_large({s.num_tokens, s.num_experts, s.hidden_dim}, c.options()) : at::empty({0}, c.options());
+  at::Tensor expert_out =
+      keep ? empty_large({s.num_tokens, s.num_experts, s.out_dim}, c.options()) : at::empty({0}, c.options());
   if (s.num_tokens == 0) return {out, gate_logits, hidden, expert_out};
   c.args.out = out.mutable_data_ptr();
   c.args.gate_logits = gate_logits.mutable_data_ptr();
@@ -151,20 +153,20 @@ Seven backward(const at::Tensor& grad_out, const std::optional<at::Tensor>& grad
   const bool kept = hidden.numel() > 0 || expert_out.numel() > 0;
   if (kept) {
     check.sizes(hidden, "hidden", {s.num_tokens, s.num_experts, s.hidden_dim}, "[num_tokens, num_experts, hidden_dim]");
-    check.sizes(expert_out, "expert_out", {s.num_tokens, s.num_experts, s.out_dim}, "[num_tokens, num_experts, out_dim]");
+    check.sizes(expert_out, "expert_out", {s.num_tokens, s.num_experts, s.out_dim},
+                "[num_tokens, num_experts, out_dim]");
   }
   const std::array<const at::Tensor*, 7> inputs{&c.x, &c.gate_weight, &c.gate_bias, &c.w1, &c.b1, &c.w2, &c.b2};
   std::array<at::Tensor, 7> grads;
   for (size_t i = 0; i < 7; ++i) {
     if (wanted[i]) {
-      grads[i] = s.num_tokens == 0 ? at::zeros(inputs[i]->sizes(), c.options()) : at::empty(inputs[i]->sizes(), c.options());
+      grads[i] =
+          s.num_tokens == 0 ? at::zeros(inputs[i]->sizes(), c.options()) : at::empty(inputs[i]->sizes(), c.options());
     } else {
       grads[i] = at::empty({0}, c.options());
     }
   }
-  const auto as_tuple = [&] {
-    return Seven{grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6]};
-  };
+  const auto as_tuple = [&] { return Seven{grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6]}; };
   if (s.num_tokens == 0) return as_tuple();
 
   const at::Tensor grad_out_ = grad_out.contiguous(), out_ = out.contiguous(), logits_ = gate_logits.contiguous();
@@ -206,13 +208,15 @@ Seven backward(const at::Tensor& grad_out, const std::optional<at::Tensor>& grad
       MoeMlpMixBackwardArgs* args;
       stream_t stream;
     } launch{&args, nullptr};
-    launch_cuda([](const Launch& l) {
+    launch_cuda(
+        [](const Launch& l) {
 #if defined(XFER_WITH_CUDA)
-      moe_mlp_mix_backward_cuda(*l.args);
+          moe_mlp_mix_backward_cuda(*l.args);
 #else
-      (void)l;
+          (void)l;
 #endif
-    }, check.op(), c.x, launch);
+        },
+        check.op(), c.x, launch);
   } else {
     const int64_t bytes = moe_mlp_mix_backward_scratch_bytes(s, c.args.dtype, c.args.workers);
     scratch = empty_large({bytes}, c.options().dtype(at::kByte));
@@ -263,10 +267,10 @@ TORCH_LIBRARY_FRAGMENT(xfercore, m) {
   m.def("moe_mlp_mix_supported(Tensor x, int num_experts, int hidden_dim, int out_dim) -> bool",
         &xfer::bindings::supported);
 }
-#define XFER_IMPL(key)                                               \
-  TORCH_LIBRARY_IMPL(xfercore, key, m) {                             \
-    m.impl("moe_mlp_mix", &xfer::bindings::forward);                 \
-    m.impl("moe_mlp_mix_backward", &xfer::bindings::backward);       \
+#define XFER_IMPL(key)                                         \
+  TORCH_LIBRARY_IMPL(xfercore, key, m) {                       \
+    m.impl("moe_mlp_mix", &xfer::bindings::forward);           \
+    m.impl("moe_mlp_mix_backward", &xfer::bindings::backward); \
   }
 XFER_IMPL(CPU)
 XFER_IMPL(CUDA)

@@ -22,34 +22,34 @@ const char* cpu_isa_name();
 #if defined(XFER_CPU_ISA)
 #define XFER_CPU_DISPATCH(name, Args)  // the portable copy of the file holds the dispatcher
 #elif defined(XFER_X86_LEVELS)
-#define XFER_CPU_DISPATCH(name, Args)              \
-  namespace xfer {                                 \
-  namespace avx2 {                                 \
-  void name##_isa(const Args& args);               \
-  }                                                \
-  namespace avx512 {                               \
-  void name##_isa(const Args& args);               \
-  }                                                \
-  inline namespace portable {                      \
-  void name##_isa(const Args& args);               \
-  }                                                \
-  void name(const Args& args) {                    \
-    switch (cpu_isa()) {                           \
-      case CpuIsa::avx512:                         \
-        return avx512::name##_isa(args);           \
-      case CpuIsa::avx2:                           \
-        return avx2::name##_isa(args);             \
-      case CpuIsa::portable:                       \
-        return portable::name##_isa(args);         \
-    }                                              \
-  }                                                \
+#define XFER_CPU_DISPATCH(name, Args)      \
+  namespace xfer {                         \
+  namespace avx2 {                         \
+  void name##_isa(const Args& args);       \
+  }                                        \
+  namespace avx512 {                       \
+  void name##_isa(const Args& args);       \
+  }                                        \
+  inline namespace portable {              \
+  void name##_isa(const Args& args);       \
+  }                                        \
+  void name(const Args& args) {            \
+    switch (cpu_isa()) {                   \
+      case CpuIsa::avx512:                 \
+        return avx512::name##_isa(args);   \
+      case CpuIsa::avx2:                   \
+        return avx2::name##_isa(args);     \
+      case CpuIsa::portable:               \
+        return portable::name##_isa(args); \
+    }                                      \
+  }                                        \
   }
 #else
-#define XFER_CPU_DISPATCH(name, Args) \
-  namespace xfer {                    \
-  inline namespace portable {         \
-  void name##_isa(const Args& args);  \
-  }                                   \
+#define XFER_CPU_DISPATCH(name, Args)                         \
+  namespace xfer {                                            \
+  inline namespace portable {                                 \
+  void name##_isa(const Args& args);                          \
+  }                                                           \
   void name(const Args& args) { portable::name##_isa(args); } \
   }
 #endif

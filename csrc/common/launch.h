@@ -28,7 +28,7 @@ void launch_kernel(const char* name, Kernel kernel, dim3 grid, dim3 block, size_
 #include <cuda_runtime.h>
 
 // Aligned for the widest vector access any kernel makes.
-#define XFER_DYNAMIC_SMEM(T, name)                      \
+#define XFER_DYNAMIC_SMEM(T, name)                                    \
   extern __shared__ __align__(128) unsigned char xfer_dynamic_smem[]; \
   T* name = reinterpret_cast<T*>(xfer_dynamic_smem)
 
@@ -40,14 +40,15 @@ void launch_kernel(const char* name, Kernel kernel, dim3 grid, dim3 block, size_
                    Args... args) {
   if (smem_bytes > 48 * 1024) {
     // Above 48 KiB a kernel must ask; the call is cheap and legal during graph capture.
-    const cudaError_t status = cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
+    const cudaError_t status =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(smem_bytes));
     if (status != cudaSuccess) {
       throw Error(std::string(name) + ": " + std::to_string(smem_bytes) +
                   " bytes of shared memory refused: " + cudaGetErrorString(status));
     }
   }
-  kernel<<<grid, block, smem_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+  kernel<<<grid, block, smem_bytes, static_cast<cudaStream_t>(stream)> > >(args...);
   const cudaError_t status = cudaGetLastError();
   if (status != cudaSuccess) {
     throw Error(std::string(name) + ": launch failed: " + cudaGetErrorString(status));

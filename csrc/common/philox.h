@@ -20,19 +20,18 @@ struct Philox4 {
 
 // One round, and the next round's key. Written out by name ten times below: a loop here would keep the loops over
 // groups from vectorising.
-#define XFER_PHILOX_ROUND                                            \
-  {                                                                  \
-    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0;     \
-    const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;     \
-    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;                  \
-    c1 = static_cast<uint32_t>(p1);                                  \
-    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;                  \
-    c3 = static_cast<uint32_t>(p0);                                  \
-    k0 += 0x9E3779B9u;                                               \
-    k1 += 0xBB67AE85u;                                               \
+#define XFER_PHILOX_ROUND                                        \
+  {                                                              \
+    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0; \
+    const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2; \
+    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;              \
+    c1 = static_cast<uint32_t>(p1);                              \
+    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;              \
+    c3 = static_cast<uint32_t>(p0);                              \
+    k0 += 0x9E3779B9u;                                           \
+    k1 += 0xBB67AE85u;                                           \
   }
-#define XFER_PHILOX_5_ROUNDS \
-  XFER_PHILOX_ROUND XFER_PHILOX_ROUND XFER_PHILOX_ROUND XFER_PHILOX_ROUND XFER_PHILOX_ROUND
+#define XFER_PHILOX_5_ROUNDS XFER_PHILOX_ROUND XFER_PHILOX_ROUND XFER_PHILOX_ROUND XFER_PHILOX_ROUND XFER_PHILOX_ROUND
 
 XFER_HD Philox4 philox4x32_10(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
   XFER_PHILOX_5_ROUNDS
@@ -46,9 +45,9 @@ XFER_HD Philox4 philox4x32_10(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3
 XFER_HD Philox4 philox_words(const PhiloxState& state, uint32_t stream, uint64_t index) {
   const uint64_t seed = static_cast<uint64_t>(state.seed);
   const uint64_t offset = static_cast<uint64_t>(state.offset);
-  return philox4x32_10(static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
-                       static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32) ^ (stream << 24),
-                       static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  return philox4x32_10(static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), static_cast<uint32_t>(offset),
+                       static_cast<uint32_t>(offset >> 32) ^ (stream << 24), static_cast<uint32_t>(seed),
+                       static_cast<uint32_t>(seed >> 32));
 }
 
 // A unit is dropped iff its 32 random bits are below p * 2^32.

@@ -1,7 +1,7 @@
 // exp and tanh as straight-line arithmetic, so that loops over them vectorise on the CPU.
 //
-// fp32: exp within 1.5 ULP, tanh within 3 ULP (tests/ops/test_vector_math.py); results below the smallest normal number become 0;
-// NaN stays NaN. fp64 calls the C library: it serves gradcheck, where exactness counts and time does not.
+// fp32: exp within 1.5 ULP, tanh within 3 ULP (tests/ops/test_vector_math.py); results below the smallest normal number
+// become 0; NaN stays NaN. fp64 calls the C library: it serves gradcheck, where exactness counts and time does not.
 #pragma once
 
 #include <cmath>

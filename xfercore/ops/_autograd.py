@@ -70,7 +70,9 @@ def second_order_grads(
     by_leaf = {id(leaf): grad for leaf, grad in zip(wanted, second, strict=True)}
     grad_leaves = {id(out): grad for out, grad in pairs}
     for_inputs = [by_leaf.get(id(leaf)) if isinstance(leaf, Tensor) else None for leaf in leaves]
-    for_outputs = [by_leaf.get(id(grad_leaves[id(out)])) if id(out) in grad_leaves else None for out in outputs]
+    for_outputs = [
+        by_leaf.get(id(grad_leaves[id(out)])) if id(out) in grad_leaves else None for out in outputs
+    ]
     return for_inputs, for_outputs
 
 

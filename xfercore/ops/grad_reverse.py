@@ -62,7 +62,9 @@ def check_lam(op: str, x: Tensor, lam: float | Tensor) -> None:
         return
     if lam.is_nested or lam.layout is not torch.strided:
         raise ValueError(f"{op}(): lam must be a number or a dense tensor, got layout {lam.layout}")
-    if lam.device != x.device and not (lam.dim() == 0 and lam.device.type == "cpu" and x.device.type == "cuda"):
+    if lam.device != x.device and not (
+        lam.dim() == 0 and lam.device.type == "cpu" and x.device.type == "cuda"
+    ):
         raise ValueError(f"{op}(): lam must be a number or on the device of x ({x.device}), got {lam.device}")
     if lam.requires_grad:
         raise ValueError(f"{op}(): lam gets no gradient, but it requires grad; pass lam.detach()")

@@ -76,7 +76,7 @@ def _fake_backward(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, lam, ctx.scale = inputs
+    x, weight, _, lam, ctx.scale = inputs
     ctx.save_for_backward(x, weight, lam)
 
 

@@ -19,32 +19,32 @@ struct GatedMixExperts {
 };
 
 struct GatedMixForwardArgs {
-  DType dtype;                // logits, experts, mixed
-  int64_t num_tokens;         // N
-  int64_t num_experts;        // K
-  int64_t dim;                // D
-  const void* logits;         // [N, K] contiguous
-  GatedMixExperts experts;    // K x [N, D], last dimension contiguous
-  const int64_t* targets;     // [N] or null
-  int64_t ignore_index;       // a target of this value has gate_nll 0
-  void* mixed;                // [N, D] contiguous
-  void* gate_nll;             // [N] fp32 (fp64 where dtype is f64)
-  int32_t* status;            // CUDA: bit 0 is set by a target out of range; null: no flag
-  stream_t stream;            // CUDA only
+  DType dtype;              // logits, experts, mixed
+  int64_t num_tokens;       // N
+  int64_t num_experts;      // K
+  int64_t dim;              // D
+  const void* logits;       // [N, K] contiguous
+  GatedMixExperts experts;  // K x [N, D], last dimension contiguous
+  const int64_t* targets;   // [N] or null
+  int64_t ignore_index;     // a target of this value has gate_nll 0
+  void* mixed;              // [N, D] contiguous
+  void* gate_nll;           // [N] fp32 (fp64 where dtype is f64)
+  int32_t* status;          // CUDA: bit 0 is set by a target out of range; null: no flag
+  stream_t stream;          // CUDA only
 };
 
 struct GatedMixBackwardArgs {
-  DType dtype;                // logits, experts, grad_mixed and their gradients
+  DType dtype;  // logits, experts, grad_mixed and their gradients
   int64_t num_tokens;
   int64_t num_experts;
   int64_t dim;
-  const void* grad_mixed;     // [N, D] contiguous
-  const void* grad_nll;       // [N] fp32 (fp64 where dtype is f64) or null
-  const void* logits;         // [N, K] contiguous
+  const void* grad_mixed;  // [N, D] contiguous
+  const void* grad_nll;    // [N] fp32 (fp64 where dtype is f64) or null
+  const void* logits;      // [N, K] contiguous
   GatedMixExperts experts;
-  const int64_t* targets;     // [N] or null
+  const int64_t* targets;  // [N] or null
   int64_t ignore_index;
-  void* grad_logits;          // [N, K] contiguous
+  void* grad_logits;             // [N, K] contiguous
   GatedMixExperts grad_experts;  // same layout rule; written, so its pointers are not really const
   bool need_grad_experts;
   stream_t stream;

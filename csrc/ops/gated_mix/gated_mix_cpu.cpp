@@ -24,9 +24,9 @@ int64_t tokens_per_chunk(int64_t num_experts, int64_t dim) {
 
 template <typename T>
 const T* expert_row(const GatedMixExperts& experts, int64_t k, int64_t token) {
-  return experts.stacked ? static_cast<const T*>(experts.pointers[0]) + token * experts.row_stride[0] +
-                               k * experts.expert_stride
-                         : static_cast<const T*>(experts.pointers[k]) + token * experts.row_stride[k];
+  return experts.stacked
+             ? static_cast<const T*>(experts.pointers[0]) + token * experts.row_stride[0] + k * experts.expert_stride
+             : static_cast<const T*>(experts.pointers[k]) + token * experts.row_stride[k];
 }
 
 // softmax(logits)_k for k in [first, first + count) into `weights`.
@@ -42,7 +42,8 @@ void mix_columns(const GatedMixExperts& experts, int64_t token, int64_t first, i
                  const compute_t<T>* weights, int64_t column, int64_t width, T* mixed) {
   for (int64_t j = 0; j < width; ++j) {
     compute_t<T> sum = first == 0 ? 0 : load_as(mixed[column + j]);
-    for (int64_t k = 0; k < count; ++k) sum += weights[k] * load_as(expert_row<T>(experts, first + k, token)[column + j]);
+    for (int64_t k = 0; k < count; ++k)
+      sum += weights[k] * load_as(expert_row<T>(experts, first + k, token)[column + j]);
     store_as(mixed[column + j], sum);
   }
 }
@@ -115,8 +116,7 @@ void gated_mix_forward(const GatedMixForwardArgs& args) {
     for (int64_t token = chunk * step; token < end; ++token) {
       const T* logits = static_cast<const T*>(args.logits) + token * num_experts;
       const RowNormaliser<C> norm = normalise_row(logits, num_experts);
-      mix_row(args.experts, token, logits, norm, num_experts, args.dim,
-              static_cast<T*>(args.mixed) + token * args.dim);
+      mix_row(args.experts, token, logits, norm, num_experts, args.dim, static_cast<T*>(args.mixed) + token * args.dim);
       C nll = C(0);
       if (args.targets != nullptr) {
         const int64_t target = args.targets[token];
@@ -159,8 +159,8 @@ void gated_mix_backward(const GatedMixBackwardArgs& args) {
         mean += alpha * dot;
       }
       for (int64_t k = 0; k < num_experts; ++k) {
-        const C dot = fits ? grad_alpha[k]
-                           : dot_and_scale<T>(grad, expert_row<T>(args.experts, k, token), C(0), dim, nullptr);
+        const C dot =
+            fits ? grad_alpha[k] : dot_and_scale<T>(grad, expert_row<T>(args.experts, k, token), C(0), dim, nullptr);
         const C alpha = norm.probability(load_as(logits[k]));
         store_as(grad_logits[k], gated_mix_grad_logit(alpha, dot, mean, grad_nll, counted && k == target));
       }

@@ -64,14 +64,14 @@ struct MoeMlpMixBackwardArgs {
   const void* grad_gate_logits;  // [N, K] or null
   bool detach_gate_input;        // the gate's logits send no gradient into x
   // Gradients in the dtype of their tensor; any may be null: not wanted.
-  void* grad_x;                  // [N, d]
-  void* grad_gate_weight;        // [K, d]
-  void* grad_gate_bias;          // [K]
-  void* grad_w1;                 // [K, h, d]
-  void* grad_b1;                 // [K, h]
-  void* grad_w2;                 // [K, D, h]
-  void* grad_b2;                 // [K, D]
-  void* workspace;               // CUDA: moe_mlp_mix_backward_workspace_bytes_cuda; CPU: null
+  void* grad_x;            // [N, d]
+  void* grad_gate_weight;  // [K, d]
+  void* grad_gate_bias;    // [K]
+  void* grad_w1;           // [K, h, d]
+  void* grad_b1;           // [K, h]
+  void* grad_w2;           // [K, D, h]
+  void* grad_b2;           // [K, D]
+  void* workspace;         // CUDA: moe_mlp_mix_backward_workspace_bytes_cuda; CPU: null
 };
 
 // Bytes of scratch for a pass on the CPU.

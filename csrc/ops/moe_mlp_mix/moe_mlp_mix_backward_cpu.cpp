@@ -126,8 +126,17 @@ class BackwardBlock {
  public:
   BackwardBlock(const MoeMlpMixBackwardArgs& args, const MoeWeights<T>& weights, const MoeDropout& dropout,
                 const BackwardScratch<C>& scratch, const Accumulators<C>& sums, int64_t begin, int64_t rows, bool first)
-      : b(args), f(args.forward), w(weights), drop(dropout), t(scratch), acc(sums), begin(begin), rows(rows),
-        first(first), beta(first ? 0.0 : 1.0), gemm{args.forward.gemm} {}
+      : b(args),
+        f(args.forward),
+        w(weights),
+        drop(dropout),
+        t(scratch),
+        acc(sums),
+        begin(begin),
+        rows(rows),
+        first(first),
+        beta(first ? 0.0 : 1.0),
+        gemm{args.forward.gemm} {}
 
   void run() {
     x = MoeRows<T>::load(f.x, begin, rows, d, t.x);
