@@ -247,7 +247,7 @@ bool supported(const at::Tensor& x, int64_t num_experts, int64_t hidden_dim, int
     return moe_mlp_mix_supported_cuda({1, num_experts, x.size(-1), hidden_dim, out_dim}, check.dtype(x, "x"));
   }
 #endif
-  (void)num_experts, (void)hidden_dim, (void)out_dim;
+  (void)x, (void)num_experts, (void)hidden_dim, (void)out_dim;
   return true;
 }
 
