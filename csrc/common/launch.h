@@ -48,7 +48,9 @@ void launch_kernel(const char* name, Kernel kernel, dim3 grid, dim3 block, size_
                   " bytes of shared memory refused: " + cudaGetErrorString(status));
     }
   }
-  kernel<<<grid, block, smem_bytes, static_cast<cudaStream_t>(stream)> > >(args...);
+  // clang-format off: it takes this for nested templates and splits >>>
+  kernel<<<grid, block, smem_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+  // clang-format on
   const cudaError_t status = cudaGetLastError();
   if (status != cudaSuccess) {
     throw Error(std::string(name) + ": launch failed: " + cudaGetErrorString(status));
