@@ -96,7 +96,9 @@ def main(ops: list[str]) -> int:
                 spill = f"  SPILLS {kernel.spill_bytes} bytes" if kernel.spill_bytes else ""
                 use = f"{kernel.registers:4} registers {kernel.smem:6} B smem"
                 print(f"  sm_{kernel.arch:4}{use}  {name}{spill}")
-            failed += sum(kernel.spill_bytes > 0 for kernel in kernels) + (not kernels)
+            failed += sum(kernel.spill_bytes > 0 for kernel in kernels)
+            # Kernels in the source and none in the report: ptxas words it otherwise now, nothing was checked.
+            failed += not kernels and "__global__" in source.read_text()
     print("kernels: " + (f"{failed} defects" if failed else "all compile, none spills"))
     return 1 if failed else 0
 
