@@ -36,24 +36,23 @@ void softmax_block(const T* logits, RowNormaliser<compute_t<T>> norm, int64_t fi
   for (int64_t k = 0; k < count; ++k) weights[k] = norm.probability(load_as(logits[first + k]));
 }
 
-// mixed[column .. column + width) (+)= sum_k weights[k] expert_k, for a width that is no whole tile.
-template <typename T>
+// out[0 .. width) (+)= sum_k weights[k] expert_k[column .. column + width), for a width that is no whole tile.
+template <typename T, typename Out>
 void mix_columns(const GatedMixExperts& experts, int64_t token, int64_t first, int64_t count,
-                 const compute_t<T>* weights, int64_t column, int64_t width, T* mixed) {
+                 const compute_t<T>* weights, int64_t column, int64_t width, Out* out) {
   for (int64_t j = 0; j < width; ++j) {
-    compute_t<T> sum = first == 0 ? 0 : load_as(mixed[column + j]);
+    compute_t<T> sum = first == 0 ? 0 : load_as(out[j]);
     for (int64_t k = 0; k < count; ++k)
       sum += weights[k] * load_as(expert_row<T>(experts, first + k, token)[column + j]);
-    store_as(mixed[column + j], sum);
+    store_as(out[j], sum);
   }
 }
 
 // The same for one whole tile, summed in registers.
-template <typename T>
+template <typename T, typename Out>
 void mix_tile(const GatedMixExperts& experts, int64_t token, int64_t first, int64_t count, const compute_t<T>* weights,
-              int64_t column, T* mixed) {
+              int64_t column, Out* out) {
   lanes_t<T> sum0{}, sum1{}, sum2{}, sum3{}, row0, row1, row2, row3;
-  T* out = mixed + column;
   if (first != 0) {
     load_lanes(out, sum0), load_lanes(out + kLanes, sum1);
     load_lanes(out + 2 * kLanes, sum2), load_lanes(out + 3 * kLanes, sum3);
@@ -73,12 +72,29 @@ template <typename T>
 void mix_row(const GatedMixExperts& experts, int64_t token, const T* logits, RowNormaliser<compute_t<T>> norm,
              int64_t num_experts, int64_t dim, T* mixed) {
   compute_t<T> weights[kStackExperts];
-  for (int64_t first = 0; first < num_experts; first += kStackExperts) {
-    const int64_t count = num_experts - first < kStackExperts ? num_experts - first : kStackExperts;
-    softmax_block(logits, norm, first, count, weights);
+  if (num_experts <= kStackExperts) {
+    softmax_block(logits, norm, 0, num_experts, weights);
     int64_t column = 0;
-    for (; column + kTile <= dim; column += kTile) mix_tile(experts, token, first, count, weights, column, mixed);
-    if (column < dim) mix_columns(experts, token, first, count, weights, column, dim - column, mixed);
+    for (; column + kTile <= dim; column += kTile) {
+      mix_tile<T>(experts, token, 0, num_experts, weights, column, mixed + column);
+    }
+    mix_columns<T>(experts, token, 0, num_experts, weights, column, dim - column, mixed + column);
+    return;
+  }
+  // Between blocks of experts the sums wait in the compute type: a half type would round them every time.
+  compute_t<T> sums[kTile];
+  for (int64_t column = 0; column < dim; column += kTile) {
+    const int64_t width = dim - column < kTile ? dim - column : kTile;
+    for (int64_t first = 0; first < num_experts; first += kStackExperts) {
+      const int64_t count = num_experts - first < kStackExperts ? num_experts - first : kStackExperts;
+      softmax_block(logits, norm, first, count, weights);
+      if (width == kTile) {
+        mix_tile<T>(experts, token, first, count, weights, column, sums);
+      } else {
+        mix_columns<T>(experts, token, first, count, weights, column, width, sums);
+      }
+    }
+    for (int64_t j = 0; j < width; ++j) store_as(mixed[column + j], sums[j]);
   }
 }
 
