@@ -180,9 +180,12 @@ def gradients(
     """Outputs, a random cotangent for each (the same numbers in every dtype), gradients of ``sample.variables()``."""
     outputs = sample.call(function)
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn(out.shape, generator=generator).bfloat16() for out in outputs]  # exact in every dtype
+    drawn = [
+        torch.randn(out.shape, generator=generator).bfloat16() for out in outputs
+    ]  # exact in every dtype
     cotangents = [
-        c.to(out.device, out.dtype).requires_grad_(create_graph) for c, out in zip(drawn, outputs, strict=True)
+        c.to(out.device, out.dtype).requires_grad_(create_graph)
+        for c, out in zip(drawn, outputs, strict=True)
     ]
     variables = sample.variables()
     used = [(out, c) for out, c in zip(outputs, cotangents, strict=True) if out.requires_grad]

@@ -62,9 +62,7 @@ def _gated_mix_samples(device: torch.device, dtype: torch.dtype, grad: bool) -> 
     samples.append(Sample("no-targets", (draw(5, 3), draw(5, 3, 4))))
     samples.append(Sample("list-no-targets", (draw(5, 2), [draw(5, 4), draw(5, 4)])))
     targets = _targets(7, 4, device, ignore_index=2)
-    samples.append(
-        Sample("ignore-2", (draw(7, 4), draw(7, 4, 3)), {"targets": targets, "ignore_index": 2})
-    )
+    samples.append(Sample("ignore-2", (draw(7, 4), draw(7, 4, 3)), {"targets": targets, "ignore_index": 2}))
     samples.append(Sample("one-expert-list", (draw(3, 1), [draw(3, 5)])))
     extreme = (draw(6, 4, scale=1e4), draw(6, 4, 5))
     samples.append(Sample("extreme-logits", extreme, {"targets": _targets(6, 4, device)}))
