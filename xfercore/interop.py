@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,6 +29,9 @@ def accept_arrays(function: Callable[P, R]) -> Callable[P, R]:
     arrays of its library again. Arrays carry no gradient.
     """
 
+    op = function.__name__
+    names = tuple(inspect.signature(function).parameters)
+
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():
@@ -35,8 +39,9 @@ def accept_arrays(function: Callable[P, R]) -> Callable[P, R]:
         library = _array_library([*args, *kwargs.values()])
         if library is None:
             return function(*args, **kwargs)
-        new_args = [_to_tensor(value) for value in args]
-        new_kwargs = {name: _to_tensor(value) for name, value in kwargs.items()}
+        new_args = [_to_tensor(op, name, value) for name, value in zip(names, args, strict=False)]
+        new_args += args[len(names) :]  # too many: Python's own error says so
+        new_kwargs = {name: _to_tensor(op, name, value) for name, value in kwargs.items()}
         with torch.no_grad():
             result = function(*new_args, **new_kwargs)
         return _from_tensor(result, importlib.import_module(library))
@@ -56,10 +61,17 @@ def _array_library(values: Sequence[Any]) -> str | None:
     return None
 
 
-def _to_tensor(value: Any) -> Any:
+def _to_tensor(op: str, name: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_to_tensor(item) for item in value]
-    return torch.utils.dlpack.from_dlpack(value) if _is_array(value) else value
+        return [_to_tensor(op, f"{name}[{i}]", item) for i, item in enumerate(value)]
+    if not _is_array(value):
+        return value
+    if any(stride < 0 for stride in getattr(value, "strides", None) or ()):  # torch would abort the process
+        raise ValueError(f"{op}(): {name} has negative strides, which no tensor has; pass a copy of it")
+    try:
+        return torch.utils.dlpack.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{op}(): {name} cannot be taken as a tensor through DLPack: {error}") from error
 
 
 def _from_tensor(value: Any, library: Any) -> Any:

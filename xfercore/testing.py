@@ -277,7 +277,7 @@ def check_op(spec: OpSpec, device: torch.device, *, compiled_samples: int | None
     seen: set[str] = set()
     for i, sample in enumerate(samples):
         light = compiled_samples is not None and i >= compiled_samples
-        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+        checks: tuple[str, ...] = ("test_schema", "test_autograd_registration", "test_faketensor")
         if not light:
             checks += ("test_aot_dispatch_dynamic",)
         calls = record_calls(spec.op, sample)
