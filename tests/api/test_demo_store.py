@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from xferkit.demo.errors import DemoError
 from xferkit.demo.plan import CellSpec
 from xferkit.demo.store import CellOutcome, CellStore

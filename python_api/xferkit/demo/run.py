@@ -106,9 +106,8 @@ def run_demo(
                     reused=len(found),
                     workers=workers,
                 )
-                first = demo.summaries[0].target
                 page = write_report(demo, folder, progress.note)
-                for sentence in three_sentences(demo.summaries[0], language_names((first,))[first]):
+                for sentence in three_sentences(demo.summaries[0], language_names(languages)):
                     progress.note(sentence)
                 return page
     except OSError as error:

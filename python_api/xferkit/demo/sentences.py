@@ -6,7 +6,7 @@ for every way the numbers can fall, so that an unexpected result is told as it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from xferkit.data.panels import capitalises
 from xferkit.demo.plan import BASELINE, ORACLE, REFERENCE
@@ -14,14 +14,15 @@ from xferkit.demo.summary import MethodSummary, TargetSummary
 from xferkit.metrics import Interval, verdict
 from xferkit.report.format import difference, percent, points
 
-__all__ = ["three_sentences", "what_did_not", "what_helped", "why"]
+__all__ = ["lowercase_effect", "three_sentences", "what_did_not", "what_helped", "why"]
 
 _GATED = "language_gate"
 
 
-def three_sentences(summary: TargetSummary, language: str) -> tuple[str, str, str]:
-    """What helped, what did not, and why, for `summary`'s target, whose English name is `language`."""
-    return what_helped(summary, language), what_did_not(summary, language), why(summary, language)
+def three_sentences(summary: TargetSummary, names: Mapping[str, str]) -> tuple[str, str, str]:
+    """What helped, what did not, and why, for `summary`'s target; `names` are languages in English."""
+    language = names[summary.target]
+    return what_helped(summary, language), what_did_not(summary, language), why(summary, names)
 
 
 def _candidates(summary: TargetSummary) -> list[tuple[MethodSummary, Interval]]:
@@ -49,15 +50,19 @@ def _with_gains(methods: Sequence[tuple[MethodSummary, Interval]]) -> str:
 
 def _macro_f1_clause(methods: Sequence[tuple[MethodSummary, Interval]]) -> str:
     """Whether macro-F1 says the same as accuracy, and of which methods it does not."""
-    differing = [m for m, _ in methods if m.macro_f1_verdict != m.accuracy_verdict]
-    if not differing:
-        return "; so it is in macro-F1"
-    told = [
-        f"{m.macro_f1_verdict} for {_name(m)} ({difference(m.macro_f1_gain)})"
-        for m in differing
-        if m.macro_f1_gain is not None
-    ]
-    return f"; macro-F1 does not agree throughout: {_listed(told)}"
+    gains = [(m, m.macro_f1_gain) for m, _ in methods if m.macro_f1_gain is not None]
+    if all(verdict(gain) == "helps" for _, gain in gains):
+        return ", and in macro-F1 too"
+    told = []
+    for found, one, many in (
+        ("helps", "helps", "help"),
+        ("no clear difference", "makes no clear difference", "make no clear difference"),
+        ("hurts", "hurts", "hurt"),
+    ):
+        group = [(m, gain) for m, gain in gains if verdict(gain) == found]
+        if group:
+            told.append(f"{_with_gains(group)} {one if len(group) == 1 else many}")
+    return f", but by macro-F1 {'; '.join(told)}"
 
 
 def what_helped(summary: TargetSummary, language: str) -> str:
@@ -66,7 +71,7 @@ def what_helped(summary: TargetSummary, language: str) -> str:
     reached = percent(pooled.accuracy.mean)
     base = f"pooling all {len(summary.sources)} sources, which reaches {reached} % accuracy"
     reference = summary.method(REFERENCE)
-    ceiling = f" (its own labels: {percent(reference.accuracy.mean)} %)" if reference else ""
+    ceiling = f" (with its own labels: {percent(reference.accuracy.mean)} %)" if reference else ""
     candidates = _candidates(summary)
     if not candidates:
         return f"What helped: nothing was tried against {base}{ceiling}."
@@ -85,9 +90,8 @@ def what_helped(summary: TargetSummary, language: str) -> str:
         )
     verb = "beats" if len(helpful) == 1 else "beat"
     return (
-        f"What helped: without one {language} label, {_with_gains(helpful)} {verb} {base}{ceiling}; "
-        "brackets are "
-        f"95 % intervals in points{_macro_f1_clause(helpful)}."
+        f"What helped: without one {language} label, {_with_gains(helpful)} {verb} {base}{ceiling}"
+        f"{_macro_f1_clause(helpful)} (points, 95 % intervals in brackets)."
     )
 
 
@@ -108,8 +112,9 @@ def what_did_not(summary: TargetSummary, language: str) -> str:
     return f"What did not: {'; '.join(parts)}."
 
 
-def why(summary: TargetSummary, language: str) -> str:
+def why(summary: TargetSummary, names: Mapping[str, str]) -> str:
     """Whether spelling convention explains it: by the oracle, the lower-cased control, the gate's weights."""
+    language = names[summary.target]
     habit = "capitalises" if capitalises(summary.target) else "does not capitalise"
     fact = (
         f"like {len(summary.same_convention)} of the {len(summary.sources)} sources, {language} {habit} the "
@@ -118,7 +123,7 @@ def why(summary: TargetSummary, language: str) -> str:
     oracle = summary.method(ORACLE)
     if oracle is None or oracle.accuracy_gain is None:
         return f"Why: not shown here; the sources that capitalise as {language} does were not tried alone."
-    gain, gate = difference(oracle.accuracy_gain), _gate_clause(summary)
+    gain, gate = difference(oracle.accuracy_gain), _gate_clause(summary, names)
     found = verdict(oracle.accuracy_gain)
     if found == "one run only":
         return (
@@ -138,23 +143,46 @@ def why(summary: TargetSummary, language: str) -> str:
     lowered = difference(control.lower_gain)
     if verdict(control.change) != "helps":
         return (
-            f"Why: spelling convention is likely but not proven; {head}, but with all letters lower-cased "
-            "the gain, "
-            f"{lowered}, is not clearly smaller (by {points(control.change.mean)}){gate}."
+            f"Why: spelling convention is likely but not proven; {head}, but with all letters lower-cased the "
+            f"gain, {lowered}, is not clearly smaller (by {points(control.change.mean)}){gate}."
         )
-    left = {"helps": "shrinks to", "hurts": "turns into a loss,"}.get(verdict(control.lower_gain), "is gone:")
+    left = {
+        "helps": f"the gain shrinks to {lowered}",
+        "hurts": f"the gain turns into a loss ({lowered})",
+    }.get(verdict(control.lower_gain), f"no clear gain is left ({lowered})")
     return (
-        f"Why: spelling convention; {head}, and once all letters are lower-cased that gain {left} "
-        f"{lowered}{gate}."
+        f"Why: spelling convention, as far as these runs show; {head}, and with all letters lower-cased "
+        f"{left}{gate}."
     )
 
 
-def _gate_clause(summary: TargetSummary) -> str:
-    share = summary.gate_share(_GATED)
-    if share is None:
+def _gate_clause(summary: TargetSummary, names: Mapping[str, str]) -> str:
+    """Where the language-level gate puts its weight, and what lower-casing leaves of its gain."""
+    method, share = summary.method(_GATED), summary.gate_share(_GATED)
+    if method is None or not method.gate or share is None:
         return ""
     even = len(summary.same_convention) / len(summary.sources)
-    return (
-        f"; the language-level gate puts {percent(share, 0)} % of its weight on these sources, where an even "
-        f"split would put {percent(even, 0)} %"
+    best = sorted(method.gate.items(), key=lambda item: -item[1])[:2]
+    favourites = _listed([f"{names[lang]} ({percent(weight, 0)} %)" for lang, weight in best])
+    clause = (
+        f"; the language-level gate puts {percent(share, 0)} % of its weight on sources that write so, where an "
+        f"even split would put {percent(even, 0)} %, and most on {favourites}"
     )
+    control = summary.control(_GATED)
+    if control is None or control.lower_gain is None:
+        return clause
+    return f"{clause}; lower-cased, it gains {difference(control.lower_gain)}"
+
+
+def lowercase_effect(summary: TargetSummary) -> str:
+    """What dropping the case of letters does to pooled by itself; empty when the control was not run."""
+    control = summary.control(BASELINE)
+    if control is None:
+        return ""
+    told = {
+        "helps": "so lower-casing is a remedy of its own here",
+        "hurts": "so the case of letters tells more than it misleads",
+        "no clear difference": "which is no clear difference",
+        "one run only": "in one run",
+    }[verdict(control.shift)]
+    return f"Lower-casing by itself changes the accuracy of pooled by {difference(control.shift)} points, {told}."

@@ -74,6 +74,7 @@ class ControlSummary:
         label: method as the report calls it.
         written: accuracy on names as written.
         lower: accuracy on lower-cased names.
+        shift: paired difference of the two (lower - written): what lower-casing does by itself.
         written_gain: paired difference to pooled, both on names as written; None for pooled.
         lower_gain: paired difference to pooled, both lower-cased; None for pooled.
         change: paired difference of the two gains (written - lower); None for pooled.
@@ -83,6 +84,7 @@ class ControlSummary:
     label: str
     written: Interval
     lower: Interval
+    shift: Interval
     written_gain: Interval | None
     lower_gain: Interval | None
     change: Interval | None
@@ -231,7 +233,16 @@ def _summarise_control(
         gain_l = [a - b for a, b in zip(low, _scores(lower[BASELINE], "accuracy"), strict=True)]
         written_gain, lower_gain = t_interval(gain_w), t_interval(gain_l)
         change = paired_difference(gain_w, gain_l)
-    return ControlSummary(name, label, t_interval(w), t_interval(low), written_gain, lower_gain, change)
+    return ControlSummary(
+        name=name,
+        label=label,
+        written=t_interval(w),
+        lower=t_interval(low),
+        shift=paired_difference(low, w),
+        written_gain=written_gain,
+        lower_gain=lower_gain,
+        change=change,
+    )
 
 
 def capitalisation(languages: tuple[str, ...], data: NameData) -> list[tuple[str, bool, dict[str, float]]]:

@@ -32,7 +32,7 @@ def results_json(run: Run, names: dict[str, str]) -> dict[str, Any]:
     targets = {}
     for summary in run.summaries:
         targets[summary.target] = {
-            "sentences": three_sentences(summary, names[summary.target]),
+            "sentences": three_sentences(summary, names),
             "sources": summary.sources,
             "same_convention": summary.same_convention,
             "majority_rate": summary.majority,
@@ -56,6 +56,7 @@ def results_json(run: Run, names: dict[str, str]) -> dict[str, Any]:
                 control.name: {
                     "as_written": _interval(control.written),
                     "lower_cased": _interval(control.lower),
+                    "lower_cased_less_as_written": _interval(control.shift),
                     "gain_as_written": _interval(control.written_gain),
                     "gain_lower_cased": _interval(control.lower_gain),
                     "change": _interval(control.change),
