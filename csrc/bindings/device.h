@@ -19,16 +19,16 @@ inline stream_t current_stream(const at::Tensor& t) {
   return guard.getStream(t.device()).native_handle();
 }
 
-// Calls the CUDA launcher, or explains why there is none in this build.
+// Calls the CUDA launcher on t's device and torch's current stream there (stored in `stream`, a member of args), or
+// explains why there is none in this build.
 template <typename Launcher, typename Args>
-void launch_cuda(Launcher launcher, const char* op, const at::Tensor& t, Args& args) {
+void launch_cuda(Launcher launcher, const char* op, const at::Tensor& t, const Args& args, stream_t& stream) {
 #if defined(XFER_WITH_CUDA)
   const c10::DeviceGuard guard(t.device());
-  args.stream = current_stream(t);
+  stream = current_stream(t);
   launcher(args);
 #else
-  (void)launcher;
-  (void)args;
+  (void)launcher, (void)args, (void)stream;
   TORCH_CHECK(false, op, "(): got a tensor on ", t.device(),
               ", but xfercore was built without CUDA kernels; build it again where nvcc is installed (XFER_CUDA=1)");
 #endif

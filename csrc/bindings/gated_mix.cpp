@@ -118,7 +118,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& logits, at::TensorL
   args.gate_nll = nll.mutable_data_ptr();
   if (c.logits.is_cuda()) {
     if (c.targets.has_value()) args.status = device_status(c.logits).mutable_data_ptr<int32_t>();
-    launch_cuda(XFER_CUDA_LAUNCHER(gated_mix_forward_cuda), check.op(), c.logits, args);
+    launch_cuda(XFER_CUDA_LAUNCHER(gated_mix_forward_cuda), check.op(), c.logits, args, args.stream);
   } else {
     gated_mix_forward_cpu(args);
   }
@@ -166,7 +166,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> backward(const at::Tensor& grad_
   args.need_grad_experts = need_grad_experts;
   if (need_grad_experts) args.grad_experts = layout_of(grad_experts, c.stacked);
   if (c.logits.is_cuda()) {
-    launch_cuda(XFER_CUDA_LAUNCHER(gated_mix_backward_cuda), check.op(), c.logits, args);
+    launch_cuda(XFER_CUDA_LAUNCHER(gated_mix_backward_cuda), check.op(), c.logits, args, args.stream);
   } else {
     gated_mix_backward_cpu(args);
   }

@@ -39,7 +39,7 @@ at::Tensor grad_reverse_backward(const at::Tensor& grad, const std::optional<at:
   args.grad = grad_.const_data_ptr();
   args.out = out.mutable_data_ptr();
   if (grad_.is_cuda()) {
-    launch_cuda(XFER_CUDA_LAUNCHER(grad_reverse_backward_cuda), check.op(), grad_, args);
+    launch_cuda(XFER_CUDA_LAUNCHER(grad_reverse_backward_cuda), check.op(), grad_, args, args.stream);
   } else {
     grad_reverse_backward_cpu(args);
   }

@@ -97,6 +97,7 @@ Checked check_arguments(const at::Tensor& x, const at::Tensor& gate_weight, cons
   c.args.workers = at::in_parallel_region() ? 1 : std::min(at::get_num_threads(), kMoeMaxWorkers);
 #if defined(XFER_WITH_CUDA)
   if (x.is_cuda()) {
+    const c10::DeviceGuard guard(x.device());  // its shared memory decides
     TORCH_CHECK(moe_mlp_mix_supported_cuda(c.args.shape, c.args.dtype), "moe_mlp_mix(): in_dim = ", d,
                 ", hidden_dim = ", h, ", out_dim = ", D, ", num_experts = ", K, " in ", x.scalar_type(),
                 " do not fit the shared memory of ", x.device(),
@@ -127,7 +128,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward(
   c.args.hidden = keep ? hidden.mutable_data_ptr() : nullptr;
   c.args.expert_out = keep ? expert_out.mutable_data_ptr() : nullptr;
   if (c.x.is_cuda()) {
-    launch_cuda(XFER_CUDA_LAUNCHER(moe_mlp_mix_forward_cuda), check.op(), c.x, c.args);
+    launch_cuda(XFER_CUDA_LAUNCHER(moe_mlp_mix_forward_cuda), check.op(), c.x, c.args, c.args.stream);
   } else {
     const int64_t bytes = moe_mlp_mix_forward_scratch_bytes(s, c.args.dtype, c.args.workers);
     at::Tensor scratch = empty_large({bytes}, c.options().dtype(at::kByte));
@@ -197,26 +198,12 @@ Seven backward(const at::Tensor& grad_out, const std::optional<at::Tensor>& grad
   args.grad_b2 = pointer(6);
   at::Tensor scratch;  // alive until the launch is enqueued; torch's allocator orders its reuse by stream
   if (c.x.is_cuda()) {
+    const c10::DeviceGuard guard(c.x.device());  // the workspace depends on its shared memory
 #if defined(XFER_WITH_CUDA)
-    const int64_t bytes = moe_mlp_mix_backward_workspace_bytes_cuda(s, c.args.dtype);
-    scratch = at::empty({bytes}, c.options().dtype(at::kByte));
+    scratch = at::empty({moe_mlp_mix_backward_workspace_bytes_cuda(s, c.args.dtype)}, c.options().dtype(at::kByte));
     args.workspace = scratch.mutable_data_ptr();
 #endif
-    const c10::DeviceGuard guard(c.x.device());
-    args.forward.stream = current_stream(c.x);
-    struct Launch {  // launch_cuda sets the stream of its own args
-      MoeMlpMixBackwardArgs* args;
-      stream_t stream;
-    } launch{&args, nullptr};
-    launch_cuda(
-        [](const Launch& l) {
-#if defined(XFER_WITH_CUDA)
-          moe_mlp_mix_backward_cuda(*l.args);
-#else
-          (void)l;
-#endif
-        },
-        check.op(), c.x, launch);
+    launch_cuda(XFER_CUDA_LAUNCHER(moe_mlp_mix_backward_cuda), check.op(), c.x, args, args.forward.stream);
   } else {
     const int64_t bytes = moe_mlp_mix_backward_scratch_bytes(s, c.args.dtype, c.args.workers);
     scratch = empty_large({bytes}, c.options().dtype(at::kByte));
@@ -244,6 +231,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> autocast_forward(
 bool supported(const at::Tensor& x, int64_t num_experts, int64_t hidden_dim, int64_t out_dim) {
 #if defined(XFER_WITH_CUDA)
   if (x.is_cuda()) {
+    const c10::DeviceGuard guard(x.device());
     return moe_mlp_mix_supported_cuda({1, num_experts, x.size(-1), hidden_dim, out_dim}, check.dtype(x, "x"));
   }
 #endif
