@@ -1,6 +1,8 @@
 """The table of op specifications: ``tests/ops/test_all_ops.py`` runs every generated check over each line of it.
 
 A new op adds one ``OpSpec`` here; ``test_every_op_has_a_specification`` fails until it does.
+
+long file: one table, so that an op's cases are compared with those of its neighbours.
 """
 
 from __future__ import annotations
