@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 import xfercore
 from xfercore import _build
 
@@ -38,7 +39,9 @@ def test_version_is_that_of_the_project() -> None:
 
 def test_another_torch_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "9.9.0+cpu")
-    with pytest.raises(ImportError, match=r"built with torch \S+ but torch 9\.9\.0\+cpu is running; build it again"):
+    with pytest.raises(
+        ImportError, match=r"built with torch \S+ but torch 9\.9\.0\+cpu is running; build it again"
+    ):
         _build._load()
 
 
@@ -54,7 +57,9 @@ def test_a_missing_module_is_told_in_a_sentence(tmp_path: Path) -> None:
     for name in ("__init__.py", "_build.py"):
         (package / name).write_text((ROOT / "xfercore" / name).read_text())
     # An editable install puts a finder of its own behind the path, which would find the module after all.
-    program = "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; import xfercore"
+    program = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)]; import xfercore"
+    )
     command = [sys.executable, "-c", program]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import xfercore
 from torch import Tensor
 from torch.utils._pytree import tree_map
+
+import xfercore
 from xfercore.testing import OpSpec, Sample
 
 sys.path.insert(0, str(Path(__file__).parent / "ops"))
 
-from op_specs import OP_SPECS  # noqa: E402  (the table lies in tests/ops)
+from op_specs import OP_SPECS
 
 specs = pytest.mark.parametrize("spec", OP_SPECS.values(), ids=list(OP_SPECS))
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 import xfercore.ops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,7 +131,9 @@ def test_long_files_give_a_reason() -> None:
 def test_every_source_file_says_what_it_is() -> None:
     for path in _sources():
         if path.suffix == ".py" and path.stat().st_size:
-            assert ast.get_docstring(ast.parse(path.read_text())), f"{path.relative_to(ROOT)} has no docstring"
+            assert ast.get_docstring(ast.parse(path.read_text())), (
+                f"{path.relative_to(ROOT)} has no docstring"
+            )
         elif path.suffix in (".cpp", ".h", ".cu", ".cuh"):
             assert path.read_text().startswith("//"), f"{path.relative_to(ROOT)} has no head"
 

@@ -8,6 +8,8 @@
 #include <torch/library.h>
 
 #include <array>
+#include <cmath>
+#include <limits>
 #include <tuple>
 
 #include "bindings/autocast.h"
@@ -59,7 +61,10 @@ at::Tensor as_rows(const at::Tensor& t) {
 at::Tensor input_gradient(const at::Tensor& grad, const at::Tensor& weight, const std::optional<at::Tensor>& lam,
                           double scale, int64_t lam_rows) {
   if (!lam.has_value() || (lam->dim() == 0 && lam->is_cpu())) {
-    const double factor = lam.has_value() ? scale * lam->item<double>() : scale;
+    double factor = lam.has_value() ? scale * lam->item<double>() : scale;
+    if (grad.scalar_type() != at::kDouble && std::abs(factor) > std::numeric_limits<float>::max()) {
+      factor = std::copysign(std::numeric_limits<double>::infinity(), factor);  // ATen refuses to round alpha up to it
+    }
     const at::Tensor no_bias = at::empty({1}, grad.options());  // beta = 0: never read
     return at::addmm(no_bias, grad, weight, /*beta=*/0, /*alpha=*/-factor);
   }

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import xfercore
 from torch import Tensor
+
+import xfercore
 from xfercore import reference
 from xfercore.testing import ErrorSample, OpSpec, Sample
 

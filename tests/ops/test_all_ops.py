@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
-import xfercore
-import xfercore.ops
 from op_specs import OP_SPECS
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
+
+import xfercore
+import xfercore.ops
 from xfercore.testing import (
     ErrorSample,
     OpSpec,
@@ -188,7 +190,7 @@ def test_fake_kernels_are_exact_about_shape_dtype_and_stride(spec: OpSpec, dtype
             args, kwargs = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, (args, kwargs))
             real = overload(*args, **kwargs)
             with FakeTensorMode() as mode:
-                to_fake = lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v  # noqa: E731, B023
+                to_fake = lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v  # noqa: E731
                 fake = overload(*tree_map(to_fake, args), **tree_map(to_fake, kwargs))
             for r, f in zip(_flat(real), _flat(fake), strict=True):
                 told = (f.shape, f.dtype, f.stride(), f.device)
@@ -232,22 +234,21 @@ def _assert_refused(spec: OpSpec, case: ErrorSample) -> None:
 @specs
 def test_torch_func_is_right_or_refused(spec: OpSpec) -> None:
     for sample in spec.samples(CPU, torch.float64, True)[:6]:
-        places = tuple(range(len(sample.variables())))
-        detached = [v.detach() for v in sample.variables()]
-
-        def total(*variables: Tensor, fn: Callable[..., object], sample: Sample = sample) -> Tensor:
-            return sum((out.pow(2).sum() for out in sample.of_variables(fn)(*variables)), torch.zeros(()))
-
-        def transformed(*variables: Tensor) -> tuple[Tensor, ...]:
-            return torch.func.grad(total, argnums=places)(*variables, fn=spec.op)
-
+        function = sample.of_variables(spec.op)
+        variables = sample.variables()
+        detached = [v.detach() for v in variables]
+        transformed = torch.func.grad(partial(_total, function), argnums=tuple(range(len(variables))))
         if not spec.functorch:
             with pytest.raises(RuntimeError, match=rf"{spec.name}\(\): not available under torch\.func"):
                 transformed(*detached)
             continue
-        expected = torch.autograd.grad(total(*sample.variables(), fn=spec.op), sample.variables())
+        expected = torch.autograd.grad(_total(function, *variables), variables)
         for actual, wanted in zip(transformed(*detached), expected, strict=True):
             assert_close(actual, wanted, f"{spec.name}[{sample.name}]")
+
+
+def _total(function: Callable[..., tuple[Tensor, ...]], *variables: Tensor) -> Tensor:
+    return torch.stack([out.pow(2).sum() for out in function(*variables)]).sum()
 
 
 @specs

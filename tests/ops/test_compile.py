@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import xfercore
 from op_specs import OP_SPECS
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+
+import xfercore
 from xfercore.testing import OpSpec, Sample, assert_close, gradients
 
 CPU = torch.device("cpu")

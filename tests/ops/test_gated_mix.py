@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-import xfercore
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+import xfercore
 from xfercore.testing import assert_close
 
 MAX_POINTERS = 64  # kGatedMixMaxPointers

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import xfercore
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+import xfercore
 from xfercore.testing import assert_close
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, inside its compiler

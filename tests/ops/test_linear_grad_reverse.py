@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import xfercore
 from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
+
+import xfercore
 from xfercore.testing import assert_close
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, inside its compiler

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import xfercore
 from torch import Tensor
+
+import xfercore
 from xfercore.testing import assert_close
 
 NAMES = ("x", "gate_weight", "gate_bias", "w1", "b1", "w2", "b2")

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-import xfercore
 from torch import Tensor
+
+import xfercore
 from xfercore.reference.philox import dropout_mask, philox4x32
 
 # Random123's own known-answer file (kat_vectors, philox 4x32 with 10 rounds): counter, key, result.

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 import xfercore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,8 +48,24 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.skip(f"this machine runs {best}, not {request.param}")
     folder = tmp_path_factory.mktemp("vector_math")
     (folder / "probe.cpp").write_text(SOURCE)
-    flags = ["-std=c++20", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-    command = [*compiler.split(), *flags, *LEVELS[request.param], f"-I{ROOT / 'csrc'}", "probe.cpp", "-o", "probe.so"]
+    flags = [
+        "-std=c++20",
+        "-O3",
+        "-fPIC",
+        "-shared",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=fast",
+    ]
+    command = [
+        *compiler.split(),
+        *flags,
+        *LEVELS[request.param],
+        f"-I{ROOT / 'csrc'}",
+        "probe.cpp",
+        "-o",
+        "probe.so",
+    ]
     subprocess.run(command, cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "probe.so"))
 

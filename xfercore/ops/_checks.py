@@ -71,6 +71,8 @@ def check_number(op: str, name: str, value: Any) -> None:
     """A Python number, and no bool."""
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
         raise ValueError(f"{op}(): {name} must be a number, got {describe(value)}")
+    if isinstance(value, int) and not -1e308 < value < 1e308:
+        raise ValueError(f"{op}(): {name} must fit a float, got an integer of {value.bit_length()} bits")
 
 
 def refuse_forward_ad(op: str, *tensors: Tensor) -> None:
