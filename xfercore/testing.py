@@ -217,7 +217,8 @@ def assert_matches_reference(spec: OpSpec, sample: Sample, *, second_order: bool
 
 
 def _assert_all_close(actual: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
-    floor = 1e-2 * _magnitude(expected)  # one tensor may hold only what the others left by cancelling
+    # One tensor may hold only what the others left by cancelling (a confident row's log-softmax does that).
+    floor = 0.5 * _magnitude(expected)
     for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
         assert_close(one, other, f"{what} {i}", floor=floor)
 
@@ -257,11 +258,11 @@ def record_calls(
     return recorder.calls
 
 
-def check_op(spec: OpSpec, device: torch.device, *, compiled_samples: int | None = None) -> dict[str, int]:
+def check_op(spec: OpSpec, device: torch.device, *, traced_samples: int | None = None) -> dict[str, int]:
     """``opcheck`` of every torch op behind the function, ``gradcheck`` and ``gradgradcheck``.
 
-    opcheck's trace through AOTDispatcher takes most of the time: ``compiled_samples`` limits it to the first few
-    samples, and its other checks still run for all.
+    opcheck's trace through AOTDispatcher takes most of the time: ``traced_samples`` limits it to so many, spread
+    over the samples; its other checks run for all.
 
     Prints ``planned = executed`` and raises when fewer cases ran than were planned, so that an empty list of samples
     or a loop that ends early cannot pass.
@@ -275,10 +276,10 @@ def check_op(spec: OpSpec, device: torch.device, *, compiled_samples: int | None
     planned["gradgradcheck"] = len(checked) if spec.double_backward else 0
     executed = dict.fromkeys(planned, 0)
     seen: set[str] = set()
+    step = 1 if traced_samples is None else -(-len(samples) // traced_samples)
     for i, sample in enumerate(samples):
-        light = compiled_samples is not None and i >= compiled_samples
         checks: tuple[str, ...] = ("test_schema", "test_autograd_registration", "test_faketensor")
-        if not light:
+        if i % step == 0:
             checks += ("test_aot_dispatch_dynamic",)
         calls = record_calls(spec.op, sample)
         for overload, args, kwargs in calls:

@@ -57,15 +57,8 @@ def test_every_op_has_a_specification() -> None:
 @specs
 @on_devices
 def test_opcheck_gradcheck_gradgradcheck(spec: OpSpec, device: torch.device) -> None:
-    executed = check_op(spec, device, compiled_samples=3)
+    executed = check_op(spec, device, traced_samples=5)
     assert executed["opcheck"] > 0
-
-
-@pytest.mark.slow
-@specs
-@on_devices
-def test_opcheck_of_every_sample(spec: OpSpec, device: torch.device) -> None:
-    check_op(spec, device)
 
 
 @specs

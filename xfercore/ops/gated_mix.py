@@ -61,6 +61,8 @@ def gated_mix(
         raise ValueError(
             f"{_OP}(): experts must have shape [num_tokens, num_experts, dim] or be a list, got {list(experts.shape)}"
         )
+    if not expert_list:
+        raise ValueError(f"{_OP}(): experts must be a tensor or a list of num_experts tensors, got an empty list")
     check_tensors(_OP, logits=logits, **{f"experts[{k}]": expert for k, expert in enumerate(expert_list)})
     refuse_forward_ad(_OP, logits, *expert_list)
     if targets is not None:
