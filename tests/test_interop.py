@@ -78,6 +78,12 @@ def test_lists_of_arrays_and_tensors_among_arrays() -> None:
     assert isinstance(xfercore.gated_mix(torch.from_numpy(logits), experts)[0], np.ndarray)
 
 
+def test_arrays_carry_no_gradient() -> None:
+    weight = torch.nn.Parameter(torch.randn(4, 3))
+    y = xfercore.linear_grad_reverse(np.ones((2, 3), np.float32), weight)
+    assert isinstance(y, np.ndarray) and weight.grad is None
+
+
 def test_read_only_arrays_are_read() -> None:
     logits, experts = np.zeros((4, 3), np.float32), np.ones((4, 3, 5), np.float32)
     logits.flags.writeable = experts.flags.writeable = False

@@ -340,7 +340,7 @@ def _lam_errors(args: tuple[Any, ...], device: torch.device) -> list[ErrorSample
 
 
 def _grad_reverse_errors(device: torch.device) -> list[ErrorSample]:
-    x = _draw(device, torch.float32, True)(4, 3)
+    x = _draw(device, torch.float32, False)(4, 3)
     bad = {
         "none": None,
         "number": 1.0,

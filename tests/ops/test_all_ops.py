@@ -214,6 +214,20 @@ def test_errors_name_op_and_argument(spec: OpSpec, device: torch.device) -> None
         _assert_refused(spec, case)
 
 
+@specs
+def test_fake_tensors_meet_the_same_errors(spec: OpSpec) -> None:
+    """torch.compile says at the call what eager would say, instead of tracing on with shapes made up."""
+    with FakeTensorMode() as mode:
+
+        def to_fake(value: object) -> object:
+            dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+            return mode.from_tensor(value) if dense else value
+
+        for case in spec.error_samples(CPU):
+            args, kwargs = tree_map(to_fake, (case.args, case.kwargs))
+            _assert_refused(spec, ErrorSample(case.name, args, kwargs, case.argument, case.error))
+
+
 def _assert_refused(spec: OpSpec, case: ErrorSample) -> None:
     try:
         case.call(spec.op)

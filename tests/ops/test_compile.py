@@ -46,6 +46,18 @@ def test_compiled_equals_eager(spec: OpSpec, dynamic: bool | None) -> None:
         _assert_compiled_equals_eager(spec, sample, dynamic=dynamic, backend="aot_eager")
 
 
+@specs
+def test_compiled_under_autocast_equals_eager(spec: OpSpec) -> None:
+    sample = spec.samples(CPU, torch.float32, True)[0]
+    compiled = torch.compile(spec.op, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs, _, grads = gradients(compiled, sample)
+        expected, _, expected_grads = gradients(spec.op, sample)
+    for actual, wanted in zip((*outputs, *grads), (*expected, *expected_grads), strict=True):
+        assert actual.dtype == wanted.dtype
+        assert_close(actual, wanted, f"{spec.name}[{sample.name}]")
+
+
 @pytest.mark.slow
 @specs
 def test_compiled_with_inductor_equals_eager(spec: OpSpec) -> None:

@@ -14,8 +14,11 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 __all__ = [
+    "check_choice",
     "check_integer_tensor",
+    "check_like",
     "check_number",
+    "check_rank",
     "check_tensor",
     "check_tensors",
     "describe",
@@ -65,6 +68,37 @@ def check_integer_tensor(op: str, name: str, value: Any, device: torch.device) -
         )
     if value.device != device:
         raise ValueError(f"{op}(): {name} must be on {device}, got {value.device}")
+
+
+def check_like(op: str, name: str, value: Tensor, model: Tensor, model_name: str, *sizes: Any) -> None:
+    """What the bindings check, for fake kernels: shape ``sizes`` and the dtype of ``model``.
+
+    Without it ``torch.compile`` and ``meta`` would take what the real op refuses. Sizes may be symbols.
+    """
+
+    def shape() -> str:
+        return f"{op}(): {name} must have shape {list(sizes)}, got {list(value.shape)}"
+
+    torch._check_value(value.dim() == len(sizes), shape)
+    for actual, expected in zip(value.shape, sizes, strict=True):
+        torch._check_value(actual == expected, shape)
+    torch._check_value(
+        value.dtype == model.dtype,
+        lambda: f"{op}(): {name} must have the dtype of {model_name} ({model.dtype}), got {value.dtype}",
+    )
+
+
+def check_rank(op: str, name: str, value: Tensor, rank: int, shape: str) -> None:
+    """For fake kernels: the number of dimensions, with the documented ``shape``."""
+    torch._check_value(
+        value.dim() == rank, lambda: f"{op}(): {name} must have shape {shape}, got {list(value.shape)}"
+    )
+
+
+def check_choice(op: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+    """For fake kernels: one of the strings."""
+    if value not in choices:
+        raise ValueError(f"{op}(): {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_number(op: str, name: str, value: Any) -> None:

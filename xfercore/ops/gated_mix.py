@@ -11,7 +11,14 @@ from torch import Tensor
 from xfercore import reference
 from xfercore.interop import accept_arrays
 from xfercore.ops._autograd import refuse_functorch, second_order_grads
-from xfercore.ops._checks import check_integer_tensor, check_tensors, describe, refuse_forward_ad
+from xfercore.ops._checks import (
+    check_integer_tensor,
+    check_like,
+    check_rank,
+    check_tensors,
+    describe,
+    refuse_forward_ad,
+)
 
 __all__ = ["gated_mix"]
 
@@ -62,7 +69,9 @@ def gated_mix(
             f"{_OP}(): experts must have shape [num_tokens, num_experts, dim] or be a list, got {list(experts.shape)}"
         )
     if not expert_list:
-        raise ValueError(f"{_OP}(): experts must be a tensor or a list of num_experts tensors, got an empty list")
+        raise ValueError(
+            f"{_OP}(): experts must be a tensor or a list of num_experts tensors, got an empty list"
+        )
     check_tensors(_OP, logits=logits, **{f"experts[{k}]": expert for k, expert in enumerate(expert_list)})
     refuse_forward_ad(_OP, logits, *expert_list)
     if targets is not None:
@@ -80,7 +89,22 @@ def _compute_dtype(t: Tensor) -> torch.dtype:
 def _fake(
     logits: Tensor, experts: list[Tensor], targets: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    mixed = logits.new_empty((logits.shape[0], experts[0].shape[-1]))
+    check_rank(_OP, "logits", logits, 2, "[num_tokens, num_experts]")
+    num_tokens, num_experts = logits.shape
+    torch._check_value(num_experts > 0, lambda: f"{_OP}(): logits must have at least one expert, got none")
+    dim = experts[0].shape[-1] if experts[0].dim() else 0
+    if len(experts) == 1 and experts[0].dim() == 3:
+        check_like(_OP, "experts", experts[0], logits, "logits", num_tokens, num_experts, dim)
+    else:
+        torch._check_value(
+            num_experts == len(experts),
+            lambda: f"{_OP}(): experts must be a list of {num_experts} tensors, got {len(experts)}",
+        )
+        for expert in experts:
+            check_like(_OP, "experts[k]", expert, logits, "logits", num_tokens, dim)
+    if targets is not None:
+        check_like(_OP, "targets", targets, targets, "targets", num_tokens)
+    mixed = logits.new_empty((num_tokens, dim))
     return mixed, logits.new_empty((logits.shape[0],), dtype=_compute_dtype(logits))
 
 

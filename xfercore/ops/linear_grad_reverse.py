@@ -10,7 +10,7 @@ from torch import Tensor
 from xfercore import reference
 from xfercore.interop import accept_arrays
 from xfercore.ops._autograd import second_order_grads, under_functorch
-from xfercore.ops._checks import check_tensors, refuse_forward_ad
+from xfercore.ops._checks import check_like, check_rank, check_tensors, refuse_forward_ad
 from xfercore.ops.grad_reverse import check_lam
 
 __all__ = ["linear_grad_reverse"]
@@ -60,6 +60,11 @@ def linear_grad_reverse(
 
 @torch.library.register_fake("xfercore::linear_grad_reverse")
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, lam: Tensor | None, scale: float) -> Tensor:
+    torch._check_value(x.dim() >= 1, lambda: f"{_OP}(): x must have shape [..., in_dim], got []")
+    check_rank(_OP, "weight", weight, 2, "[out_dim, in_dim]")
+    check_like(_OP, "weight", weight, x, "x", weight.shape[0], x.shape[-1])
+    if bias is not None:
+        check_like(_OP, "bias", bias, x, "x", weight.shape[0])
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 

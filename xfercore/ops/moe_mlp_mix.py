@@ -11,8 +11,11 @@ from xfercore import reference
 from xfercore.interop import accept_arrays
 from xfercore.ops._autograd import refuse_functorch, second_order_grads
 from xfercore.ops._checks import (
+    check_choice,
     check_integer_tensor,
+    check_like,
     check_number,
+    check_rank,
     check_tensors,
     describe,
     refuse_forward_ad,
@@ -21,6 +24,8 @@ from xfercore.ops._checks import (
 __all__ = ["moe_mlp_mix"]
 
 _OP = "moe_mlp_mix"
+_ACT1 = ("none", "relu", "tanh")
+_ACT2 = (*_ACT1, "softmax", "log_softmax")
 _RECOMPUTE = ("auto", "always", "never")
 
 
@@ -145,7 +150,25 @@ def _fake(
     detach_gate_input: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tokens, (experts, hidden_dim, _), out_dim = x.shape[0], w1.shape, w2.shape[1]
+    check_rank(_OP, "x", x, 2, "[num_tokens, in_dim]")
+    check_rank(_OP, "w1", w1, 3, "[num_experts, hidden_dim, in_dim]")
+    check_rank(_OP, "w2", w2, 3, "[num_experts, out_dim, hidden_dim]")
+    (tokens, in_dim), (experts, hidden_dim, _), out_dim = x.shape, w1.shape, w2.shape[1]
+    check_like(_OP, "w1", w1, x, "x", experts, hidden_dim, in_dim)
+    check_like(_OP, "w2", w2, x, "x", experts, out_dim, hidden_dim)
+    check_like(_OP, "gate_weight", gate_weight, x, "x", experts, in_dim)
+    check_like(_OP, "gate_bias", gate_bias, x, "x", experts)
+    check_like(_OP, "b1", b1, x, "x", experts, hidden_dim)
+    check_like(_OP, "b2", b2, x, "x", experts, out_dim)
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"{_OP}(): dropout_p must be in [0, 1), got {dropout_p}")
+    if dropout_p > 0.0 and seed_offset is not None:
+        check_like(_OP, "seed_offset", seed_offset, seed_offset, "seed_offset", 2)
+    check_choice(_OP, "act1", act1, _ACT1)
+    check_choice(_OP, "act2", act2, _ACT2)
+    check_choice(_OP, "mix", mix, ("sum", "logsumexp"))
+    if mix == "logsumexp" and act2 not in ("log_softmax", "none"):
+        raise ValueError(f"{_OP}(): mix='logsumexp' needs act2 to be log_softmax or none, got {act2!r}")
     return (
         x.new_empty((tokens, out_dim)),
         x.new_empty((tokens, experts)),
