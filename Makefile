@@ -52,13 +52,13 @@ gpu:
 	$(PYTHON) benchmarks/gpu.py --out $(OUT)
 
 clean:
-	rm -rf build xfercore/*.so *.egg-info python_api/*.egg-info
+	rm -rf build xfercore/*.so *.egg-info python_api/*.egg-info $(VENV)/.installed-*
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "xfercore needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.12 ..."; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || \
-	  { echo "no virtual environment could be made: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
+	  { rm -rf $(VENV); echo "no virtual environment could be made: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
 
 $(VENV)/.torch: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -7,6 +7,7 @@ Environment: XFER_CUDA=auto|0|1 (auto: CUDA kernels when nvcc exists), XFER_CUDA
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+MINIMAL_CUDA = 12  # the first whose nvcc compiles C++20
 NO_TORCH = (
     "xfercore: no torch found to build against. Install torch >= 2.11 first (pip install torch), then build again; "
     "under uv or `python -m build` add --no-build-isolation or set XFER_TORCH_DIR to the folder of the torch package."
@@ -65,7 +67,19 @@ def want_cuda() -> str | None:
     nvcc = find_nvcc()
     if choice == "1" and nvcc is None:
         fail("XFER_CUDA=1 asks for CUDA kernels, but no nvcc was found on PATH or under CUDA_HOME.")
-    return None if choice == "0" else nvcc
+    if choice == "0" or nvcc is None:
+        return None
+    reported = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+)\.", reported)
+    if release is None or int(release[1]) < MINIMAL_CUDA:
+        sentence = (
+            f"{nvcc} is CUDA {release[1] if release else '?'}, and the kernels need CUDA >= {MINIMAL_CUDA}"
+        )
+        if choice == "1":
+            fail(f"XFER_CUDA=1: {sentence}.")
+        print(f"xfercore: {sentence}: building without them.", flush=True)
+        return None
+    return nvcc
 
 
 def has_compiler() -> bool:
@@ -97,6 +111,10 @@ class CMakeBuild(build_ext):
         torch_dir, torch_version, abi = torch_paths()
         if not has_compiler():
             fail("xfercore: no C++ compiler found. Install one (Debian, Ubuntu: apt install g++) or set CXX.")
+        if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+            fail(
+                "xfercore: Python's headers are missing (Python.h). Debian, Ubuntu: apt install python3-dev."
+            )
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         # Under build isolation packages move from build to build: a cached tree would point into a deleted folder.
         build_dir = Path(os.environ.get("XFER_BUILD_DIR") or Path(self.build_temp).resolve())
@@ -128,8 +146,10 @@ class CMakeBuild(build_ext):
                 [program, "--build", build_dir, "--parallel", str(os.cpu_count() or 1)], check=True
             )
         except subprocess.CalledProcessError as error:
+            way_out = "; XFER_CUDA=0 builds without the CUDA kernels" if nvcc else ""
+            code = error.returncode
             fail(
-                f"xfercore: the build failed (exit code {error.returncode}); the compiler's message stands above."
+                f"xfercore: the build failed (exit code {code}), as the compiler's message above says{way_out}."
             )
 
 

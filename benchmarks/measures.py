@@ -99,7 +99,8 @@ def peak_memory(run: Run, device: str) -> int | None:
     CUDA: peak of the caching allocator. Linux CPU: free heap pages go back to the system first, then the
     kernel's high-water mark of the resident set is reset, and its rise counts. That sees scratch memory of
     native code, which a count of torch's own allocations would miss. What an implementation keeps from one
-    call to the next is not seen by either.
+    call to the next is not seen by either; on the CPU, blocks under 32 MiB may come from free heap that glibc did
+    not give back, so small figures are lower bounds.
     """
     gc.collect()
     if device == "cuda":

@@ -81,13 +81,14 @@ def test_relative_error_takes_the_worst_of_the_common_tensors_and_sees_nan() -> 
 
 def test_peak_memory_sees_temporaries_and_results() -> None:
     def run() -> list[Tensor]:
-        temporary = torch.ones(8 << 20)  # 32 MiB
-        return [temporary[: 4 << 20] * 2.0]  # and 16 MiB
+        # Above 32 MiB glibc maps a block of its own; below, free heap that earlier tests left may serve.
+        temporary = torch.ones(16 << 20)  # 64 MiB
+        return [temporary[: 10 << 20] * 2.0]  # and 40 MiB
 
     peak = measures.peak_memory(run, "cpu")
     if peak is None:
         pytest.skip("this system does not let a process reset its memory high-water mark")
-    assert 46 << 20 <= peak <= 56 << 20
+    assert 100 << 20 <= peak <= 112 << 20
     assert (measures.peak_memory(lambda: [torch.ones(1)], "cpu") or 0) < 4 << 20
 
 

@@ -10,3 +10,6 @@ class BuildInfo(TypedDict):
     cpu_isa: str
 
 def build_info() -> BuildInfo: ...
+def moe_mlp_mix_supported(
+    device_index: int, dtype: str, num_experts: int, in_dim: int, hidden_dim: int, out_dim: int
+) -> bool: ...

@@ -2,6 +2,7 @@
 #include "bindings/device.h"
 
 #include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/library.h>
 
 #include <cstdlib>
@@ -17,6 +18,8 @@ at::Tensor device_status(const at::Tensor& like) {
   static auto& mutex = *new std::mutex();
   const std::lock_guard<std::mutex> lock(mutex);
   auto& flag = flags[like.device().index()];
+  // Made outside inference mode, whose tensors could never be cleared; a graph must not be the first to need it.
+  const c10::InferenceMode no_inference(false);
   if (!flag.defined()) flag = at::zeros({1}, like.options().dtype(at::kInt).requires_grad(false));
   return flag;
 }

@@ -12,6 +12,7 @@
 
 #include "bindings/autocast.h"
 #include "bindings/checks.h"
+#include "bindings/threads.h"
 #include "bindings/device.h"
 #include "bindings/large_tensor.h"
 
@@ -120,6 +121,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& logits, at::TensorL
     if (c.targets.has_value()) args.status = device_status(c.logits).mutable_data_ptr<int32_t>();
     launch_cuda(XFER_CUDA_LAUNCHER(gated_mix_forward_cuda), check.op(), c.logits, args, args.stream);
   } else {
+    adopt_thread_count();
     gated_mix_forward_cpu(args);
   }
   return {mixed, nll};
@@ -168,6 +170,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> backward(const at::Tensor& grad_
   if (c.logits.is_cuda()) {
     launch_cuda(XFER_CUDA_LAUNCHER(gated_mix_backward_cuda), check.op(), c.logits, args, args.stream);
   } else {
+    adopt_thread_count();
     gated_mix_backward_cpu(args);
   }
   return {grad_logits, as_given()};

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "bindings/checks.h"
+#include "bindings/threads.h"
 #include "bindings/device.h"
 #include "bindings/grad_reverse.h"
 
@@ -41,6 +42,7 @@ at::Tensor grad_reverse_backward(const at::Tensor& grad, const std::optional<at:
   if (grad_.is_cuda()) {
     launch_cuda(XFER_CUDA_LAUNCHER(grad_reverse_backward_cuda), check.op(), grad_, args, args.stream);
   } else {
+    adopt_thread_count();
     grad_reverse_backward_cpu(args);
   }
   return out;

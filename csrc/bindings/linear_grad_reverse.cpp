@@ -68,14 +68,16 @@ at::Tensor input_gradient(const at::Tensor& grad, const at::Tensor& weight, cons
     const at::Tensor no_bias = at::empty({1}, grad.options());  // beta = 0: never read
     return at::addmm(no_bias, grad, weight, /*beta=*/0, /*alpha=*/-factor);
   }
-  if (lam->dim() == 0 && weight.numel() <= grad.numel()) {
+  // In fp16 a small lam would push the operand below the smallest number; the product is scaled instead.
+  const bool after = grad.scalar_type() == at::kHalf;
+  if (lam->dim() == 0 && weight.numel() <= grad.numel() && !after) {
     return at::mm(grad, grad_reverse_backward(weight, lam, scale));
   }
   // One lam a leading row: every row of the flattened gradient that belongs to it.
   const auto scaled = [&](const at::Tensor& t) {
     return grad_reverse_backward(t.reshape({lam_rows, t.numel() / lam_rows}), lam, scale).reshape(t.sizes());
   };
-  return grad.size(1) <= weight.size(1) ? at::mm(scaled(grad), weight) : scaled(at::mm(grad, weight));
+  return grad.size(1) <= weight.size(1) && !after ? at::mm(scaled(grad), weight) : scaled(at::mm(grad, weight));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& x,

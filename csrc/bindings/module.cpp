@@ -1,6 +1,7 @@
 // The Python module xfercore._C. Importing it registers the ops (each beside its code); it exports build facts alone.
 #include <pybind11/pybind11.h>
 
+#include "bindings/moe_mlp_mix.h"
 #include "common/cpu_dispatch.h"
 
 namespace py = pybind11;
@@ -24,4 +25,7 @@ PYBIND11_MODULE(_C, m) {
         return info;
       },
       "What the module was built with, and the CPU instruction set its kernels use here.");
+  m.def("moe_mlp_mix_supported", &xfer::bindings::moe_mlp_mix_supported,
+        "Whether the fused CUDA kernels of moe_mlp_mix take this shape on this device.", py::arg("device_index"),
+        py::arg("dtype"), py::arg("num_experts"), py::arg("in_dim"), py::arg("hidden_dim"), py::arg("out_dim"));
 }

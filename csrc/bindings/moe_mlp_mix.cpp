@@ -14,6 +14,7 @@
 #include "bindings/device.h"
 #include "bindings/host_gemm.h"
 #include "bindings/large_tensor.h"
+#include "bindings/moe_mlp_mix.h"
 
 namespace xfer::bindings {
 namespace {
@@ -108,11 +109,12 @@ Checked check_arguments(const at::Tensor& x, const at::Tensor& gate_weight, cons
   return c;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward(
-    const at::Tensor& x, const at::Tensor& gate_weight, const at::Tensor& gate_bias, const at::Tensor& w1,
-    const at::Tensor& b1, const at::Tensor& w2, const at::Tensor& b2, const std::optional<at::Tensor>& seed_offset,
-    double dropout_p, c10::string_view act1, c10::string_view act2, c10::string_view mix, bool detach_gate_input,
-    bool keep) {
+using Five = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+Five forward(const at::Tensor& x, const at::Tensor& gate_weight, const at::Tensor& gate_bias, const at::Tensor& w1,
+             const at::Tensor& b1, const at::Tensor& w2, const at::Tensor& b2,
+             const std::optional<at::Tensor>& seed_offset, double dropout_p, c10::string_view act1,
+             c10::string_view act2, c10::string_view mix, bool detach_gate_input, bool keep) {
   (void)detach_gate_input;
   Checked c = check_arguments(x, gate_weight, gate_bias, w1, b1, w2, b2, seed_offset, dropout_p, act1, act2, mix);
   const MoeMlpMixShape& s = c.args.shape;
@@ -122,11 +124,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward(
       keep ? empty_large({s.num_tokens, s.num_experts, s.hidden_dim}, c.options()) : at::empty({0}, c.options());
   at::Tensor expert_out =
       keep ? empty_large({s.num_tokens, s.num_experts, s.out_dim}, c.options()) : at::empty({0}, c.options());
-  if (s.num_tokens == 0) return {out, gate_logits, hidden, expert_out};
+  // Only CUDA's backward pass reads it; the CPU's sums the experts again, in the order of the forward pass.
+  const bool keep_lse = c.x.is_cuda() && c.args.mix == Mix::logsumexp;
+  at::Tensor lse = keep_lse ? at::empty({s.num_tokens, s.out_dim}, c.options().dtype(at::kFloat))
+                            : at::empty({0}, c.options().dtype(at::kFloat));
+  if (s.num_tokens == 0) return {out, gate_logits, hidden, expert_out, lse};
   c.args.out = out.mutable_data_ptr();
   c.args.gate_logits = gate_logits.mutable_data_ptr();
   c.args.hidden = keep ? hidden.mutable_data_ptr() : nullptr;
   c.args.expert_out = keep ? expert_out.mutable_data_ptr() : nullptr;
+  c.args.lse = keep_lse ? lse.mutable_data_ptr<float>() : nullptr;
   if (c.x.is_cuda()) {
     launch_cuda(XFER_CUDA_LAUNCHER(moe_mlp_mix_forward_cuda), check.op(), c.x, c.args, c.args.stream);
   } else {
@@ -135,14 +142,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward(
     c.args.scratch = scratch.mutable_data_ptr();
     moe_mlp_mix_forward_cpu(c.args);
   }
-  return {out, gate_logits, hidden, expert_out};
+  return {out, gate_logits, hidden, expert_out, lse};
 }
 
 using Seven = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 Seven backward(const at::Tensor& grad_out, const std::optional<at::Tensor>& grad_gate_logits, const at::Tensor& x,
                const at::Tensor& gate_weight, const at::Tensor& gate_bias, const at::Tensor& w1, const at::Tensor& b1,
-               const at::Tensor& w2, const at::Tensor& b2, const at::Tensor& out, const at::Tensor& gate_logits,
+               const at::Tensor& w2, const at::Tensor& b2, const at::Tensor& lse, const at::Tensor& gate_logits,
                const at::Tensor& hidden, const at::Tensor& expert_out, const std::optional<at::Tensor>& seed_offset,
                double dropout_p, c10::string_view act1, c10::string_view act2, c10::string_view mix,
                bool detach_gate_input, std::array<bool, 7> wanted) {
@@ -170,7 +177,7 @@ Seven backward(const at::Tensor& grad_out, const std::optional<at::Tensor>& grad
   const auto as_tuple = [&] { return Seven{grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], grads[6]}; };
   if (s.num_tokens == 0) return as_tuple();
 
-  const at::Tensor grad_out_ = grad_out.contiguous(), out_ = out.contiguous(), logits_ = gate_logits.contiguous();
+  const at::Tensor grad_out_ = grad_out.contiguous(), lse_ = lse.contiguous(), logits_ = gate_logits.contiguous();
   const at::Tensor hidden_ = hidden.contiguous(), expert_out_ = expert_out.contiguous();
   at::Tensor grad_logits_;
   MoeMlpMixBackwardArgs args{};
@@ -182,7 +189,10 @@ Seven backward(const at::Tensor& grad_out, const std::optional<at::Tensor>& grad
   }
   args.forward = c.args;
   // The forward pass's results are inputs here; the struct is shared, so constness ends.
-  args.forward.out = const_cast<void*>(out_.const_data_ptr());
+  if (lse_.numel() > 0) {
+    check.sizes(lse_, "lse", {s.num_tokens, s.out_dim}, "[num_tokens, out_dim]");
+    args.forward.lse = const_cast<float*>(lse_.const_data_ptr<float>());
+  }
   args.forward.gate_logits = const_cast<void*>(logits_.const_data_ptr());
   args.forward.hidden = kept ? const_cast<void*>(hidden_.const_data_ptr()) : nullptr;
   args.forward.expert_out = kept ? const_cast<void*>(expert_out_.const_data_ptr()) : nullptr;
@@ -214,11 +224,10 @@ Seven backward(const at::Tensor& grad_out, const std::optional<at::Tensor>& grad
 }
 
 // Casts every floating input to autocast's dtype, as a chain of linear layers would.
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> autocast_forward(
-    const at::Tensor& x, const at::Tensor& gate_weight, const at::Tensor& gate_bias, const at::Tensor& w1,
-    const at::Tensor& b1, const at::Tensor& w2, const at::Tensor& b2, const std::optional<at::Tensor>& seed_offset,
-    double dropout_p, c10::string_view act1, c10::string_view act2, c10::string_view mix, bool detach_gate_input,
-    bool keep) {
+Five autocast_forward(const at::Tensor& x, const at::Tensor& gate_weight, const at::Tensor& gate_bias,
+                      const at::Tensor& w1, const at::Tensor& b1, const at::Tensor& w2, const at::Tensor& b2,
+                      const std::optional<at::Tensor>& seed_offset, double dropout_p, c10::string_view act1,
+                      c10::string_view act2, c10::string_view mix, bool detach_gate_input, bool keep) {
   const AutocastOff guard;
   const AutocastTo cast(x.device().type());
   static const auto op =
@@ -227,33 +236,32 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> autocast_forward(
                  dropout_p, act1, act2, mix, detach_gate_input, keep);
 }
 
-// Whether the fused kernel takes this shape; the CPU's takes all.
-bool supported(const at::Tensor& x, int64_t num_experts, int64_t hidden_dim, int64_t out_dim) {
+}  // namespace
+
+bool moe_mlp_mix_supported(int device_index, const std::string& dtype, int64_t num_experts, int64_t in_dim,
+                           int64_t hidden_dim, int64_t out_dim) {
 #if defined(XFER_WITH_CUDA)
-  if (x.is_cuda()) {
-    const c10::DeviceGuard guard(x.device());
-    return moe_mlp_mix_supported_cuda({1, num_experts, x.size(-1), hidden_dim, out_dim}, check.dtype(x, "x"));
-  }
+  const c10::DeviceGuard guard(c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_index)));
+  const DType kind = dtype == "float32" ? DType::f32 : dtype == "bfloat16" ? DType::bf16 : DType::f16;
+  return moe_mlp_mix_supported_cuda({1, num_experts, in_dim, hidden_dim, out_dim}, kind);
+#else
+  (void)device_index, (void)dtype, (void)num_experts, (void)in_dim, (void)hidden_dim, (void)out_dim;
+  return true;  // the op itself says that this build has no CUDA kernels
 #endif
-  (void)x, (void)num_experts, (void)hidden_dim, (void)out_dim;
-  return true;
 }
 
-}  // namespace
 }  // namespace xfer::bindings
 
 TORCH_LIBRARY_FRAGMENT(xfercore, m) {
   m.def(
       "moe_mlp_mix(Tensor x, Tensor gate_weight, Tensor gate_bias, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
       "Tensor? seed_offset, float dropout_p, str act1, str act2, str mix, bool detach_gate_input, bool keep) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "moe_mlp_mix_backward(Tensor grad_out, Tensor? grad_gate_logits, Tensor x, Tensor gate_weight, "
-      "Tensor gate_bias, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor out, Tensor gate_logits, Tensor hidden, "
+      "Tensor gate_bias, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor lse, Tensor gate_logits, Tensor hidden, "
       "Tensor expert_out, Tensor? seed_offset, float dropout_p, str act1, str act2, str mix, bool detach_gate_input, "
       "bool[7] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("moe_mlp_mix_supported(Tensor x, int num_experts, int hidden_dim, int out_dim) -> bool",
-        &xfer::bindings::supported);
 }
 #define XFER_IMPL(key)                                         \
   TORCH_LIBRARY_IMPL(xfercore, key, m) {                       \

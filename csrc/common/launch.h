@@ -27,6 +27,10 @@ void launch_kernel(const char* name, Kernel kernel, dim3 grid, dim3 block, size_
 #elif defined(__CUDACC__)
 #include <cuda_runtime.h>
 
+#include <map>
+#include <mutex>
+#include <utility>
+
 // Aligned for the widest vector access any kernel makes.
 #define XFER_DYNAMIC_SMEM(T, name)                                    \
   extern __shared__ __align__(128) unsigned char xfer_dynamic_smem[]; \
@@ -35,19 +39,28 @@ void launch_kernel(const char* name, Kernel kernel, dim3 grid, dim3 block, size_
 namespace xfer {
 using stream_t = void*;  // a cudaStream_t, opaque to callers compiled without CUDA headers
 
+// Above 48 KiB a kernel must ask. A limit is only ever raised: another thread may be between asking and launching.
+inline void allow_shared_memory(const char* name, const void* kernel, size_t bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, size_t> limits;
+  int device = 0;
+  cudaGetDevice(&device);
+  const std::lock_guard<std::mutex> lock(mutex);
+  size_t& limit = limits[{kernel, device}];
+  if (bytes <= limit) return;
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (status != cudaSuccess) {
+    throw Error(std::string(name) + ": " + std::to_string(bytes) +
+                " bytes of shared memory refused: " + cudaGetErrorString(status));
+  }
+  limit = bytes;
+}
+
 template <typename Kernel, typename... Args>
 void launch_kernel(const char* name, Kernel kernel, dim3 grid, dim3 block, size_t smem_bytes, stream_t stream,
                    Args... args) {
-  if (smem_bytes > 48 * 1024) {
-    // Above 48 KiB a kernel must ask; the call is cheap and legal during graph capture.
-    const cudaError_t status =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(smem_bytes));
-    if (status != cudaSuccess) {
-      throw Error(std::string(name) + ": " + std::to_string(smem_bytes) +
-                  " bytes of shared memory refused: " + cudaGetErrorString(status));
-    }
-  }
+  if (smem_bytes > 48 * 1024) allow_shared_memory(name, reinterpret_cast<const void*>(kernel), smem_bytes);
   // clang-format off: it takes this for nested templates and splits >>>
   kernel<<<grid, block, smem_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
   // clang-format on

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 import torch
-import xferkit
 from torch import nn
 from torch.nn.functional import pad
+
+import xfercore
+import xferkit
 from xferkit.models import (
     Bags,
     BiLSTMEncoder,
@@ -27,8 +29,6 @@ from xferkit.models import (
     resolve_ops,
     segment_max,
 )
-
-import xfercore
 
 
 @pytest.fixture(autouse=True)

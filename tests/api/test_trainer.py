@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+
 from xferkit.methods import DomainBatch, Phase, PhaseLoss, Stage
 from xferkit.models import MLPDiscriminator, TokenSequences
 from xferkit.objectives import classification_nll, discriminator_loss, gate_nll, sum_of_domain_means

@@ -242,6 +242,7 @@ class MoeMlpMixForwardArgs(ctypes.Structure):
         ("gate_logits", _P),
         ("hidden", _P),
         ("expert_out", _P),
+        ("lse", _P),
         ("gemm", _P),
         ("scratch", _P),
         ("workers", ctypes.c_int),

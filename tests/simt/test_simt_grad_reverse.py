@@ -7,7 +7,14 @@ import torch
 from simt_harness import DTYPES, Arena, GradReverseBackwardArgs, call
 from torch import Tensor
 
-SHAPES = [(1, 1), (1, 4099), (7, 16), (300, 3), (4, 2000), (70, 8)]
+SHAPES = [
+    *((1, n) for n in (1, 2, 3, 5, 7, 11, 15, 23, 31)),
+    (1, 4099),
+    (7, 16),
+    (300, 3),
+    (4, 2000),
+    (70, 8),
+]
 
 
 def run(

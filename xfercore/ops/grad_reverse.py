@@ -35,6 +35,7 @@ def grad_reverse(x: Tensor, lam: float | Tensor = 1.0) -> Tensor:
         x: tensor of any shape, float32, bfloat16, float16 or (CPU) float64. Autocast leaves it alone.
         lam: a number, a 0-dim tensor, or one value a row, ``[x.shape[0]]``. As a tensor it may change from step to
             step without synchronising or recompiling (see :class:`xfercore.GradReverseSchedule`). It gets no gradient.
+            A 0-dim tensor on the CPU for ``x`` on CUDA is read on the host, so a CUDA graph would freeze it.
 
     Returns:
         A view of ``x``, shape and dtype unchanged.

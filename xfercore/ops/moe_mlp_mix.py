@@ -108,8 +108,8 @@ def moe_mlp_mix(
         seed_offset = torch.randint(2**62, (2,), dtype=torch.int64, device=x.device)
     weights = (gate_weight, gate_bias, w1, b1, w2, b2)
     if x.is_cuda and w1.dim() == 3 and w2.dim() == 3:
-        sizes = (w1.shape[0], w1.shape[1], w2.shape[1])
-        if not torch.ops.xfercore.moe_mlp_mix_supported(x, *sizes):
+        device = x.device.index or 0
+        if not _fused_fits(device, x.dtype, w1.shape[0], w1.shape[2], w1.shape[1], w2.shape[1]):
             return reference.moe_mlp_mix(
                 x,
                 *weights,
@@ -123,7 +123,7 @@ def moe_mlp_mix(
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
     keep = differentiable and (recompute == "never" or (recompute == "auto" and not x.is_cuda))
     tokens = x if x.dim() == 2 else x.flatten(0, -2) if x.dim() > 2 else x.unsqueeze(0)
-    out, gate_logits, _, _ = torch.ops.xfercore.moe_mlp_mix(
+    out, gate_logits, *_ = torch.ops.xfercore.moe_mlp_mix(
         tokens, *weights, seed_offset, dropout_p, act1, act2, mix, detach_gate_input, keep
     )
     if x.dim() == 2:
@@ -131,6 +131,22 @@ def moe_mlp_mix(
     return out.reshape(*x.shape[:-1], out.shape[-1]), gate_logits.reshape(
         *x.shape[:-1], gate_logits.shape[-1]
     )
+
+
+def _fused_fits(
+    device_index: int, dtype: torch.dtype, num_experts: int, in_dim: int, hidden_dim: int, out_dim: int
+) -> bool:
+    """Whether the CUDA kernels take this shape; asked while tracing, not in the graph."""
+    from xfercore import _C
+
+    name = str(dtype).removeprefix("torch.")
+    return name == "float64" or _C.moe_mlp_mix_supported(
+        device_index, name, num_experts, in_dim, hidden_dim, out_dim
+    )
+
+
+# What torch.compiler.assume_constant_result does; the decorator itself would import all of torch._dynamo with xfercore.
+_fused_fits._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @torch.library.register_fake("xfercore::moe_mlp_mix")
@@ -149,7 +165,7 @@ def _fake(
     mix: str,
     detach_gate_input: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_rank(_OP, "x", x, 2, "[num_tokens, in_dim]")
     check_rank(_OP, "w1", w1, 3, "[num_experts, hidden_dim, in_dim]")
     check_rank(_OP, "w2", w2, 3, "[num_experts, out_dim, hidden_dim]")
@@ -174,6 +190,7 @@ def _fake(
         x.new_empty((tokens, experts)),
         x.new_empty((tokens, experts, hidden_dim) if keep else (0,)),
         x.new_empty((tokens, experts, out_dim) if keep else (0,)),
+        x.new_empty((tokens, out_dim) if x.is_cuda and mix == "logsumexp" else (0,), dtype=torch.float32),
     )
 
 
@@ -188,15 +205,17 @@ def _fake_backward(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)  # zeros for the kept states would be as large as the states
     tensors, seed_offset, ctx.options = inputs[:7], inputs[7], inputs[8:13]
-    ctx.save_for_backward(*tensors, *output, seed_offset)
-    ctx.mark_non_differentiable(output[2], output[3])
+    _, gate_logits, hidden, expert_out, lse = output
+    ctx.save_for_backward(*tensors, lse, gate_logits, hidden, expert_out, seed_offset)
+    ctx.mark_non_differentiable(hidden, expert_out, lse)
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, grad_gate_logits: Tensor | None, *_: Any) -> tuple[Any, ...]:
     *saved, seed_offset = ctx.saved_tensors
     dropout_p, act1, act2, mix, detach_gate_input = ctx.options
     if grad_out is None:
-        grad_out = torch.zeros_like(saved[7])
+        x, w2 = saved[0], saved[5]
+        grad_out = x.new_zeros((x.shape[0], w2.shape[1]))
     wanted = list(ctx.needs_input_grad[:7])
     grads = torch.ops.xfercore.moe_mlp_mix_backward(
         grad_out, grad_gate_logits, *saved, seed_offset, dropout_p, act1, act2, mix, detach_gate_input, wanted

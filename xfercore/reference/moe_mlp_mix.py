@@ -62,7 +62,9 @@ def moe_mlp_mix(
         hidden = linear(tokens, w1.flatten(0, 1), b1.flatten())
         hidden = _ACTIVATIONS[act1](hidden).view(tokens.shape[0], num_experts, hidden_dim)
     z = torch.baddbmm(b2.unsqueeze(1), hidden.transpose(0, 1), w2.transpose(1, 2))
-    y = _ACTIVATIONS[act2](z)  # [num_experts, num_tokens, out_dim]
-    log_alpha = torch.log_softmax(gate_logits, dim=-1).t().unsqueeze(-1)
+    compute = torch.promote_types(x.dtype, torch.float32)  # softmax and mix never run below float32
+    y = _ACTIVATIONS[act2](z.to(compute))  # [num_experts, num_tokens, out_dim]
+    log_alpha = torch.log_softmax(gate_logits.to(compute), dim=-1).t().unsqueeze(-1)
     out = torch.logsumexp(log_alpha + y, dim=0) if mix == "logsumexp" else (log_alpha.exp() * y).sum(0)
+    out = out.to(x.dtype)
     return out.reshape(*x.shape[:-1], out_dim), gate_logits.reshape(*x.shape[:-1], num_experts)

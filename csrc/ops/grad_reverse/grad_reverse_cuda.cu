@@ -39,9 +39,11 @@ __global__ void __launch_bounds__(kThreads)
       reinterpret_cast<Packed*>(target)[v] = values[i];
     }
     // What is left of the row when it is no whole number of vectors: only the flat case, which has one row.
-    const int64_t tail = vectors * kSize + threadIdx.x;
-    if (blockIdx.x == 0 && tail < row_size) {
-      store_as(target[tail], grad_reverse_scale(load_as(source[tail]), coefficient));
+    // A block may be narrower than a vector, so its threads take turns.
+    if (blockIdx.x == 0) {
+      for (int64_t tail = vectors * kSize + threadIdx.x; tail < row_size; tail += blockDim.x) {
+        store_as(target[tail], grad_reverse_scale(load_as(source[tail]), coefficient));
+      }
     }
   }
 }

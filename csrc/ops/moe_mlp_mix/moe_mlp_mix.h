@@ -52,6 +52,7 @@ struct MoeMlpMixForwardArgs {
   void* gate_logits;           // [N, K]
   void* hidden;                // [N, K, h] act1's output before dropout, or null: not kept
   void* expert_out;            // [N, K, D] act2's output, or null: not kept
+  float* lse;                  // [N, D] CUDA, logsumexp: out before it is rounded, for the backward pass; else null
   HostGemm gemm;               // CPU only
   void* scratch;               // CPU: moe_mlp_mix_{forward,backward}_scratch_bytes; CUDA: null
   int workers;                 // CPU: threads that may run (<= kMoeMaxWorkers), the number of scratch slots

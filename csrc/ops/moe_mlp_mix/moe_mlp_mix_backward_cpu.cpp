@@ -28,13 +28,12 @@ struct Accumulators {
 
 template <typename C>
 struct BackwardScratch {
-  C *x, *x_dropped, *grad_out, *logits, *alpha, *log_alpha, *grad_alpha, *hidden, *hidden_dropped, *y, *lse;
+  C *x, *x_dropped, *grad_out, *logits, *alpha, *log_alpha, *grad_alpha, *hidden, *hidden_dropped, *y, *lse, *terms;
   C *grad_z, *grad_hidden, *grad_x, *grad_x_expert;
-  uint32_t* words;
+  uint64_t *input_mask, *hidden_mask;
 
   static BackwardScratch make(const MoeMlpMixShape& s, Arena& arena) {
     const int64_t rows = moe_block_rows(s), K = s.num_experts;
-    const int64_t widest = s.in_dim > s.hidden_dim ? s.in_dim : s.hidden_dim;
     BackwardScratch out;
     out.x = arena.take<C>(rows * s.in_dim);
     out.x_dropped = arena.take<C>(rows * s.in_dim);
@@ -47,11 +46,13 @@ struct BackwardScratch {
     out.hidden_dropped = arena.take<C>(rows * s.hidden_dim);
     out.y = arena.take<C>(rows * K * s.out_dim);
     out.lse = arena.take<C>(rows * s.out_dim);
+    out.terms = arena.take<C>(K * s.out_dim);
     out.grad_z = arena.take<C>(rows * s.out_dim);
     out.grad_hidden = arena.take<C>(rows * K * s.hidden_dim);
     out.grad_x = arena.take<C>(rows * s.in_dim);
     out.grad_x_expert = arena.take<C>(rows * s.in_dim);
-    out.words = arena.take<uint32_t>(widest + 4);
+    out.input_mask = arena.take<uint64_t>(rows * moe_mask_words(s.in_dim));
+    out.hidden_mask = arena.take<uint64_t>(rows * moe_mask_words(s.hidden_dim));
     return out;
   }
 };
@@ -145,9 +146,9 @@ class BackwardBlock {
     moe_gate_softmax(logits.data, rows, K, t.alpha, f.mix == Mix::logsumexp ? t.log_alpha : nullptr);
     load_hidden();
     if (f.mix == Mix::logsumexp) {
-      for (int64_t k = 0; k < K; ++k) expert_output(k);
+      for (int64_t k = 0; k < K; ++k) expert_output(k, f.expert_out != nullptr ? MoeRows<C>{} : dropped_hidden(k));
       for (int64_t r = 0; r < rows; ++r) {
-        moe_logsumexp_row(t.log_alpha + r * K, y_of(0) + r * ld_y(), D, K, D, t.lse + r * D);
+        moe_logsumexp_row(t.log_alpha + r * K, y_of(0) + r * ld_y(), D, K, D, t.terms, t.lse + r * D);
       }
     }
     for (int64_t k = 0; k < K; ++k) second_layer(k);
@@ -171,16 +172,18 @@ class BackwardBlock {
       return;
     }
     for (int64_t k = 0; k < K; ++k) {
-      drop.apply(kMoeInputStream, begin, K, k, rows, d, x.data, x.ld, t.x_dropped, d, t.words);
+      drop.draw(kMoeInputStream, begin, K, k, rows, d, t.input_mask);
+      drop.apply(t.input_mask, rows, d, x.data, x.ld, t.x_dropped, d);
       gemm(false, true, rows, h, d, t.x_dropped, d, w.w1 + k * h * d, d, 0.0, t.hidden + k * h, K * h);
       moe_bias_activate(f.act1, w.b1 + k * h, rows, h, t.hidden + k * h, K * h);
     }
   }
 
-  // act1's output after dropout, the second layer's input.
+  // act1's output after dropout, the second layer's input. Leaves the mask in hidden_mask.
   MoeRows<C> dropped_hidden(int64_t k) {
     if (!drop.on) return {hidden + k * h, K * h};
-    drop.apply(kMoeHiddenStream, begin, K, k, rows, h, hidden + k * h, K * h, t.hidden_dropped, h, t.words);
+    drop.draw(kMoeHiddenStream, begin, K, k, rows, h, t.hidden_mask);
+    drop.apply(t.hidden_mask, rows, h, hidden + k * h, K * h, t.hidden_dropped, h);
     return {t.hidden_dropped, h};
   }
 
@@ -190,7 +193,7 @@ class BackwardBlock {
   }
 
   // Leaves act2's output of expert k where y_of finds it.
-  void expert_output(int64_t k) {
+  void expert_output(int64_t k, const MoeRows<C>& input) {
     if (f.expert_out != nullptr) {
       if constexpr (!kInPlace) {
         const T* kept = static_cast<const T*>(f.expert_out) + (begin * K + k) * D;
@@ -200,23 +203,22 @@ class BackwardBlock {
       }
       return;
     }
-    const MoeRows<C> input = dropped_hidden(k);
     gemm(false, true, rows, D, h, input.data, input.ld, w.w2 + k * D * h, h, 0.0, t.y + k * D, K * D);
     moe_bias_activate(f.act2, w.b2 + k * D, rows, D, t.y + k * D, K * D);
   }
 
   void second_layer(int64_t k) {
-    if (f.mix == Mix::sum) expert_output(k);
+    const MoeRows<C> input = dropped_hidden(k);
+    if (f.mix == Mix::sum) expert_output(k, input);
     expert_output_grad(f, k, rows, grad_out.data, t.alpha, t.log_alpha, t.lse, y_of(k), ld_y(), t.grad_alpha, t.grad_z);
     if (b.grad_w2 != nullptr) {
-      const MoeRows<C> input = dropped_hidden(k);
       gemm(true, false, D, h, rows, t.grad_z, D, input.data, input.ld, beta, acc.w2 + k * D * h, h);
     }
     if (b.grad_b2 != nullptr) add_column_sums(t.grad_z, D, rows, D, first, acc.b2 + k * D);
     if (!below_needed()) return;
     C* grad_hidden = t.grad_hidden + k * h;
     gemm(false, false, rows, h, D, t.grad_z, D, w.w2 + k * D * h, h, 0.0, grad_hidden, K * h);
-    if (drop.on) drop.apply(kMoeHiddenStream, begin, K, k, rows, h, grad_hidden, K * h, grad_hidden, K * h, t.words);
+    if (drop.on) drop.apply(t.hidden_mask, rows, h, grad_hidden, K * h, grad_hidden, K * h);
     multiply_by_slope(f.act1, hidden + k * h, rows, h, K * h, grad_hidden);
   }
 
@@ -232,13 +234,14 @@ class BackwardBlock {
     }
     for (int64_t k = 0; k < K; ++k) {
       const C* grad_hidden = t.grad_hidden + k * h;
+      drop.draw(kMoeInputStream, begin, K, k, rows, d, t.input_mask);
       if (b.grad_w1 != nullptr) {
-        drop.apply(kMoeInputStream, begin, K, k, rows, d, x.data, x.ld, t.x_dropped, d, t.words);
+        drop.apply(t.input_mask, rows, d, x.data, x.ld, t.x_dropped, d);
         gemm(true, false, h, d, rows, grad_hidden, K * h, t.x_dropped, d, beta, acc.w1 + k * h * d, d);
       }
       if (b.grad_x == nullptr) continue;
       gemm(false, false, rows, d, h, grad_hidden, K * h, w.w1 + k * h * d, d, 0.0, t.grad_x_expert, d);
-      drop.apply(kMoeInputStream, begin, K, k, rows, d, t.grad_x_expert, d, t.grad_x_expert, d, t.words);
+      drop.apply(t.input_mask, rows, d, t.grad_x_expert, d, t.grad_x_expert, d);
       for (int64_t i = 0; i < rows * d; ++i) t.grad_x[i] = (k == 0 ? C(0) : t.grad_x[i]) + t.grad_x_expert[i];
     }
   }

@@ -4,8 +4,8 @@
 #include "common/arena.h"
 #include "common/cpu_dispatch.h"
 #include "common/parallel.h"
-#include "common/philox.h"
 #include "common/row_softmax.h"
+#include "ops/moe_mlp_mix/moe_mlp_mix_dropout.h"
 #include "ops/moe_mlp_mix/moe_mlp_mix_math.h"
 
 namespace xfer {
@@ -127,50 +127,6 @@ void moe_bias_activate(Act act, const C* bias, int64_t rows, int64_t cols, C* z,
   }
 }
 
-struct MoeDropout {
-  PhiloxState state;
-  uint32_t threshold;
-  double scale;  // 1 / (1 - p)
-  bool on;
-
-  static MoeDropout make(const MoeMlpMixForwardArgs& a) {
-    if (a.dropout_p <= 0.0) return {{0, 0}, 0, 1.0, false};
-    // p < 1, so the threshold is below 2^32 unless p rounds to 1: then everything but one word in 2^32 is dropped.
-    const uint64_t threshold = drop_threshold(a.dropout_p);
-    return {{a.seed_offset[0], a.seed_offset[1]},
-            static_cast<uint32_t>(threshold > 0xFFFFFFFFu ? 0xFFFFFFFFu : threshold),
-            1.0 / (1.0 - a.dropout_p),
-            true};
-  }
-
-  // Random words of the row (token, expert) for `units` units, 4 a group; `words` holds 4 * ceil(units / 4).
-  void words(uint32_t stream, int64_t row, int64_t units, uint32_t* words) const {
-    const int64_t groups = (units + 3) / 4;
-    const uint64_t first = static_cast<uint64_t>(row) * static_cast<uint64_t>(groups);
-#pragma omp simd
-    for (int64_t g = 0; g < groups; ++g) {
-      const Philox4 random = philox_words(state, stream, first + static_cast<uint64_t>(g));
-      words[4 * g] = random.word[0];
-      words[4 * g + 1] = random.word[1];
-      words[4 * g + 2] = random.word[2];
-      words[4 * g + 3] = random.word[3];
-    }
-  }
-
-  // out = source where kept, scaled by 1 / (1 - p), and 0 elsewhere, for one expert of a block of tokens.
-  template <typename C>
-  void apply(uint32_t stream, int64_t first_token, int64_t num_experts, int64_t expert, int64_t rows, int64_t units,
-             const C* source, int64_t ld_source, C* out, int64_t ld_out, uint32_t* buffer) const {
-    const C factor = static_cast<C>(scale);
-    for (int64_t r = 0; r < rows; ++r) {
-      words(stream, (first_token + r) * num_experts + expert, units, buffer);
-      const C* from = source + r * ld_source;
-      C* to = out + r * ld_out;
-      for (int64_t j = 0; j < units; ++j) to[j] = buffer[j] >= threshold ? from[j] * factor : C(0);
-    }
-  }
-};
-
 template <typename T, typename C>
 void moe_store_rows(const C* source, int64_t ld, int64_t rows, int64_t cols, T* out) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -190,23 +146,30 @@ void moe_gate_softmax(const C* logits, int64_t rows, int64_t num_experts, C* alp
   }
 }
 
-// out_d = log sum_k exp(log_alpha_k + y_kd) of one row, y at stride `ld_expert` between experts.
+// out_d = log sum_k exp(log_alpha_k + y_kd) of one row, y at stride `ld_expert` between experts. `terms` holds
+// num_experts * dim elements: the exponentials of all experts run through one loop, however few columns there are.
 template <typename C>
-void moe_logsumexp_row(const C* log_alpha, const C* y, int64_t ld_expert, int64_t num_experts, int64_t dim, C* out) {
-  for (int64_t d = 0; d < dim; ++d) {
-    C maximum = -C(INFINITY);
-    for (int64_t k = 0; k < num_experts; ++k) {
+void moe_logsumexp_row(const C* log_alpha, const C* y, int64_t ld_expert, int64_t num_experts, int64_t dim, C* terms,
+                       C* out) {
+  for (int64_t d = 0; d < dim; ++d) out[d] = -C(INFINITY);
+  for (int64_t k = 0; k < num_experts; ++k) {
+    for (int64_t d = 0; d < dim; ++d) {
       const C value = log_alpha[k] + y[k * ld_expert + d];
-      maximum = value > maximum ? value : maximum;
+      terms[k * dim + d] = value;
+      out[d] = value > out[d] ? value : out[d];
     }
+  }
+  // An infinite maximum is not subtracted: inf - inf would be NaN where the result is that infinity.
+  for (int64_t d = 0; d < dim; ++d) out[d] = out[d] == C(INFINITY) || out[d] == -C(INFINITY) ? C(0) : out[d];
+  for (int64_t k = 0; k < num_experts; ++k) {
+    for (int64_t d = 0; d < dim; ++d) terms[k * dim + d] -= out[d];
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < num_experts * dim; ++i) terms[i] = vector_exp(terms[i]);
+  for (int64_t d = 0; d < dim; ++d) {
     C sum = C(0);
-    for (int64_t k = 0; k < num_experts; ++k) {
-      // All -inf: the sum of zeros, not inf - inf.
-      sum += maximum == -C(INFINITY) && log_alpha[k] + y[k * ld_expert + d] == maximum
-                 ? C(0)
-                 : vector_exp(log_alpha[k] + y[k * ld_expert + d] - maximum);
-    }
-    out[d] = maximum + std::log(sum);
+    for (int64_t k = 0; k < num_experts; ++k) sum += terms[k * dim + d];
+    out[d] += std::log(sum);
   }
 }
 

@@ -10,8 +10,8 @@ namespace {
 // One worker's scratch.
 template <typename C>
 struct ForwardScratch {
-  C *x, *x_dropped, *logits, *alpha, *log_alpha, *hidden, *hidden_dropped, *y, *out;
-  uint32_t* words;
+  C *x, *x_dropped, *logits, *alpha, *log_alpha, *hidden, *hidden_dropped, *y, *terms, *out;
+  uint64_t* mask;
 
   static ForwardScratch make(const MoeMlpMixShape& s, Arena& arena) {
     const int64_t rows = moe_block_rows(s);
@@ -25,8 +25,9 @@ struct ForwardScratch {
     out.hidden = arena.take<C>(rows * s.num_experts * s.hidden_dim);
     out.hidden_dropped = arena.take<C>(rows * s.hidden_dim);
     out.y = arena.take<C>(rows * s.num_experts * s.out_dim);
+    out.terms = arena.take<C>(s.num_experts * s.out_dim);
     out.out = arena.take<C>(rows * s.out_dim);
-    out.words = arena.take<uint32_t>(widest + 4);
+    out.mask = arena.take<uint64_t>(rows * moe_mask_words(widest));
     return out;
   }
 };
@@ -58,8 +59,10 @@ void forward_block(const MoeMlpMixForwardArgs& a, const MoeWeights<T>& w, const 
 
   gemm(false, true, rows, K, d, x.data, x.ld, w.gate_weight, d, 0.0, scratch.logits, K);
   moe_bias_activate(Act::none, w.gate_bias, rows, K, scratch.logits, K);
-  moe_gate_softmax(scratch.logits, rows, K, scratch.alpha, a.mix == Mix::logsumexp ? scratch.log_alpha : nullptr);
   moe_store_rows(scratch.logits, K, rows, K, static_cast<T*>(a.gate_logits) + begin * K);
+  // The softmax of the logits as they are returned: the backward pass and CUDA have no others.
+  const auto logits = MoeRows<T>::load(a.gate_logits, begin, rows, K, scratch.logits);
+  moe_gate_softmax(logits.data, rows, K, scratch.alpha, a.mix == Mix::logsumexp ? scratch.log_alpha : nullptr);
 
   // Hidden states of all experts side by side, straight into the tensor that is kept where there is one.
   const bool keep = a.hidden != nullptr;
@@ -79,10 +82,12 @@ void forward_block(const MoeMlpMixForwardArgs& a, const MoeWeights<T>& w, const 
     const C* second_input = hidden_k;
     int64_t ld_second = K * h;
     if (dropout.on) {
-      dropout.apply(kMoeInputStream, begin, K, k, rows, d, x.data, x.ld, scratch.x_dropped, d, scratch.words);
+      dropout.draw(kMoeInputStream, begin, K, k, rows, d, scratch.mask);
+      dropout.apply(scratch.mask, rows, d, x.data, x.ld, scratch.x_dropped, d);
       gemm(false, true, rows, h, d, scratch.x_dropped, d, w.w1 + k * h * d, d, 0.0, hidden_k, K * h);
       moe_bias_activate(a.act1, w.b1 + k * h, rows, h, hidden_k, K * h);
-      dropout.apply(kMoeHiddenStream, begin, K, k, rows, h, hidden_k, K * h, scratch.hidden_dropped, h, scratch.words);
+      dropout.draw(kMoeHiddenStream, begin, K, k, rows, h, scratch.mask);
+      dropout.apply(scratch.mask, rows, h, hidden_k, K * h, scratch.hidden_dropped, h);
       second_input = scratch.hidden_dropped;
       ld_second = h;
     }
@@ -93,7 +98,7 @@ void forward_block(const MoeMlpMixForwardArgs& a, const MoeWeights<T>& w, const 
   }
   if (a.mix == Mix::logsumexp) {
     for (int64_t r = 0; r < rows; ++r) {
-      moe_logsumexp_row(scratch.log_alpha + r * K, y_base + r * K * D, D, K, D, out + r * D);
+      moe_logsumexp_row(scratch.log_alpha + r * K, y_base + r * K * D, D, K, D, scratch.terms, out + r * D);
     }
   }
   if constexpr (!kInPlace) {

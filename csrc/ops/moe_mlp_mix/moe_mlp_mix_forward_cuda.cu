@@ -89,7 +89,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
         }
         mixed[column] = total;
         if (expert == num_experts - 1) {
-          store_as(static_cast<T*>(args.out)[(first_token + row) * out_dim + column], total);
+          const int64_t at = (first_token + row) * out_dim + column;
+          store_as(static_cast<T*>(args.out)[at], total);
+          if (args.lse != nullptr) args.lse[at] = total;
         }
       }
     }

@@ -42,12 +42,13 @@ __device__ __forceinline__ void mixture_row_backward(const MoeMlpMixBackwardArgs
   const int out_dim = static_cast<int>(args.forward.shape.out_dim);
   const Act act = args.forward.act2;
   const T* grad_out = static_cast<const T*>(args.grad_out) + token * out_dim;
-  const T* out = static_cast<const T*>(args.forward.out) + token * out_dim;
+  // The mix as the forward pass had it: the rounding of `out` would be an error of 2^-9 |out| in every share.
+  const float* lse = args.forward.lse + token * out_dim;
   const float weight = expf(log_weight);
   const bool log_sum_exp = args.forward.mix == Mix::logsumexp;
   // d loss / d y_j; the share of this expert in a logsumexp stands where alpha stands in a sum.
   const auto grad_y = [&](int column) {
-    const float share = log_sum_exp ? expf(log_weight + y[column] - load_as(out[column])) : weight;
+    const float share = log_sum_exp ? expf(log_weight + y[column] - lse[column]) : weight;
     return share * load_as(grad_out[column]);
   };
   float of_gate = 0.0f, total = 0.0f;
