@@ -44,7 +44,8 @@ kernels:
 bench: OUT ?= benchmarks/results
 bench: $(INSTALLED)
 	mkdir -p $(OUT)
-	$(BIN)/python benchmarks/run.py --op all --device cpu --thp both --json $(OUT)/cpu.json
+	$(BIN)/python benchmarks/run.py --op all --device cpu --json $(OUT)/cpu.json
+	$(BIN)/python benchmarks/run.py --system man_moe_step --device cpu --json $(OUT)/cpu_step.json
 
 # No venv, no network, no build isolation: for a machine that is given as it is.
 gpu: OUT ?= gpu_results
