@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kElementsPerChunk = 64 * 1024;  // expert elements a chunk of tokens should cover
 constexpr int64_t kTile = 4 * kLanes;             // output columns kept in registers over the loop of experts
+constexpr int64_t kTokensAhead = 2;               // distance of the prefetch
 constexpr int64_t kStackExperts = 256;            // weights of one token on the stack; more go through blocks
 
 int64_t tokens_per_chunk(int64_t num_experts, int64_t dim) {
@@ -48,10 +49,22 @@ void mix_columns(const GatedMixExperts& experts, int64_t token, int64_t first, i
   }
 }
 
+// The hardware's prefetcher stops at each page, which one token's stacked experts fill: what lies this many elements
+// ahead is asked for by hand. A prefetch past the end of the tensor does nothing.
+template <typename T>
+int64_t elements_ahead(const GatedMixExperts& experts) {
+  return kTokensAhead * experts.row_stride[0];
+}
+
+XFER_HD void prefetch_bytes(const void* address, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(address) + i);
+}
+
 // The same for one whole tile, summed in registers.
 template <typename T, typename Out>
 void mix_tile(const GatedMixExperts& experts, int64_t token, int64_t first, int64_t count, const compute_t<T>* weights,
               int64_t column, Out* out) {
+  const int64_t ahead = elements_ahead<T>(experts);
   lanes_t<T> sum0{}, sum1{}, sum2{}, sum3{}, row0, row1, row2, row3;
   if (first != 0) {
     load_lanes(out, sum0), load_lanes(out + kLanes, sum1);
@@ -59,6 +72,7 @@ void mix_tile(const GatedMixExperts& experts, int64_t token, int64_t first, int6
   }
   for (int64_t k = 0; k < count; ++k) {
     const T* row = expert_row<T>(experts, first + k, token) + column;
+    prefetch_bytes(row + ahead, kTile * sizeof(T));
     load_lanes(row, row0), load_lanes(row + kLanes, row1);
     load_lanes(row + 2 * kLanes, row2), load_lanes(row + 3 * kLanes, row3);
     sum0 += weights[k] * row0, sum1 += weights[k] * row1;
@@ -100,10 +114,11 @@ void mix_row(const GatedMixExperts& experts, int64_t token, const T* logits, Row
 
 // <grad, row>, and grad_row = alpha grad where it is wanted, in one pass over both.
 template <typename T>
-compute_t<T> dot_and_scale(const T* grad, const T* row, compute_t<T> alpha, int64_t dim, T* grad_row) {
+compute_t<T> dot_and_scale(const T* grad, const T* row, compute_t<T> alpha, int64_t dim, int64_t ahead, T* grad_row) {
   lanes_t<T> dots0{}, dots1{}, g0, g1, e0, e1;
   int64_t j = 0;
   for (; j + 2 * kLanes <= dim; j += 2 * kLanes) {
+    prefetch_bytes(row + j + ahead, 2 * kLanes * sizeof(T));
     load_lanes(grad + j, g0), load_lanes(grad + j + kLanes, g1);
     load_lanes(row + j, e0), load_lanes(row + j + kLanes, e1);
     dots0 += g0 * e0, dots1 += g1 * e1;
@@ -152,6 +167,7 @@ void gated_mix_backward(const GatedMixBackwardArgs& args) {
   const int64_t dim = args.dim;
   const int64_t step = tokens_per_chunk(num_experts, dim);
   const int64_t chunks = ceil_div(args.num_tokens, step);
+  const int64_t ahead = elements_ahead<T>(args.experts);
   parallel_chunks(chunks, chunks > 1 ? max_workers() : 1, [&](int64_t chunk, int) {
     const int64_t end = (chunk + 1) * step < args.num_tokens ? (chunk + 1) * step : args.num_tokens;
     for (int64_t token = chunk * step; token < end; ++token) {
@@ -170,13 +186,13 @@ void gated_mix_backward(const GatedMixBackwardArgs& args) {
         const T* row = expert_row<T>(args.experts, k, token);
         const C alpha = norm.probability(load_as(logits[k]));
         T* grad_row = args.need_grad_experts ? const_cast<T*>(expert_row<T>(args.grad_experts, k, token)) : nullptr;
-        const C dot = dot_and_scale(grad, row, alpha, dim, grad_row);
+        const C dot = dot_and_scale(grad, row, alpha, dim, ahead, grad_row);
         if (fits) grad_alpha[k] = dot;
         mean += alpha * dot;
       }
       for (int64_t k = 0; k < num_experts; ++k) {
-        const C dot =
-            fits ? grad_alpha[k] : dot_and_scale<T>(grad, expert_row<T>(args.experts, k, token), C(0), dim, nullptr);
+        const C dot = fits ? grad_alpha[k]
+                           : dot_and_scale<T>(grad, expert_row<T>(args.experts, k, token), C(0), dim, ahead, nullptr);
         const C alpha = norm.probability(load_as(logits[k]));
         store_as(grad_logits[k], gated_mix_grad_logit(alpha, dot, mean, grad_nll, counted && k == target));
       }
