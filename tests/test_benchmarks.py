@@ -145,8 +145,6 @@ def test_a_row_has_its_name_quantiles_ratios_and_share_of_the_floor() -> None:
         entry = variants[name]
         for key in ("cpu_ms", "wall_ms", "share_of_floor"):
             assert 0 < entry[key]["p20"] <= entry[key]["p50"] <= entry[key]["p80"]
-        floor_over_time = row["floor"]["ms"]["p50"] / entry["cpu_ms"]["p50"]
-        assert entry["share_of_floor"]["p50"] == pytest.approx(floor_over_time, rel=0.7)
     assert variants["slow"]["speedup_of_ours"]["p50"] > 3
     assert row["best_eager"] == "wrong"
     assert row["speedup_vs_eager"] == variants["wrong"]["speedup_of_ours"]
@@ -163,7 +161,10 @@ def test_a_row_has_its_name_quantiles_ratios_and_share_of_the_floor() -> None:
 
 
 def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that slows down threefold from round to round changes no ratio."""
+    """A machine that slows down threefold from round to round changes no ratio and no share of the floor.
+
+    Exact, with made-up times: on a busy machine the median of real ratios is not the ratio of real medians.
+    """
     speed = {"ours": 1.0, "base": 2.5, "copy": 0.5}
     order: list[str] = []
 
