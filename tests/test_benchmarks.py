@@ -198,6 +198,35 @@ def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {tuple(timed[i : i + 2]) for i in range(0, 8, 2)} == {("ours", "base"), ("base", "ours")}
 
 
+def test_a_floor_by_flops_sets_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three products of the ceiling's own size, each 0.5 s, are a floor of 1.5 s, whatever the rounds' noise."""
+    called: list[str] = []
+    seconds = {"ours": 6.0, "base": 15.0, "ceiling": 0.5}
+
+    def fake_time(run: harness.Run, repeats: int, device: str, flush: Tensor | None) -> dict[str, float]:
+        called.clear()
+        run()
+        return dict.fromkeys(("cpu", "wall"), seconds[called[0] if called else "ceiling"])
+
+    def call(name: str) -> harness.Run:
+        def run() -> Sequence[Tensor]:
+            called.append(name)
+            return []
+
+        return run
+
+    def setup(case: Case) -> Bench:
+        return Bench([Variant("ours", "ours", call("ours")), Variant("base", "eager", call("base"))])
+
+    monkeypatch.setattr(harness, "time_calls", fake_time)
+    work = Work(flops=3 * 2.0 * 96**3, bytes=16.0, matmul=(96, 96, 96))
+    row = harness.measure(Case("toy", "step", {}, replace(QUICK, memory=False), setup, work))
+    assert row["floor"]["bound"] == "flops"
+    assert row["floor"]["ms"]["p50"] == pytest.approx(1500.0)
+    assert row["variants"]["ours"]["share_of_floor"]["p50"] == pytest.approx(0.25)
+    assert row["variants"]["base"]["share_of_floor"]["p80"] == pytest.approx(0.1)
+
+
 def test_our_own_failure_is_no_finding_but_an_error() -> None:
     def setup(case: Case) -> Bench:
         def fail() -> Sequence[Tensor]:
