@@ -1,4 +1,4 @@
-# make demo   the report on real data            make test   everything (test-fast: without the slow ones)
+# make demo   the report on real data            make test   (test-fast: without slow ones; test-full: with long ones)
 # make lint   style and types                    make kernels   nvcc compiles every CUDA kernel
 # make bench  times on this machine's CPU        make gpu   build, tests and times with $(PYTHON) as it is
 #
@@ -15,17 +15,20 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-cuda-$(XFER_CUDA)
 
-.PHONY: demo test test-fast lint format kernels bench gpu clean
+.PHONY: demo test test-fast test-full lint format kernels bench gpu clean
 
 demo: OUT ?= demo_report
 demo: $(INSTALLED)
 	$(BIN)/python -m xferkit demo --out $(OUT) --preset $(PRESET)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not long"
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not long"
+
+test-full: $(INSTALLED)
+	$(BIN)/python -m pytest -q
 
 lint: $(INSTALLED) $(VENV)/.linters
 	$(BIN)/ruff check .

@@ -42,7 +42,7 @@ __all__ = [
     "measure",
 ]
 
-Role = Literal["ours", "eager", "compiled"]
+Role = Literal["ours", "eager", "compiled", "part"]
 Samples = dict[str, list[float]]
 
 _MIN_COPY_BYTES = 128 << 20
@@ -78,7 +78,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Variant:
-    """One implementation, ready to run; ``comparable`` says that its results equal the oracle's."""
+    """One implementation, ready to run; ``comparable`` says that its results equal the oracle's.
+
+    The role ``"part"`` is no competitor but something ours does as well, given as a share of ours.
+    """
 
     name: str
     role: Role
@@ -94,11 +97,13 @@ class Bench:
         variants: what is measured; one of them has the role ``"ours"``.
         oracle: the exact results, where values can be compared.
         profile: says where the time of ours goes, as ``{"table": text, ...}``; called after the rounds.
+        amount: what one call goes through, such as ``("tokens", 3200)``; given by the second then.
     """
 
     variants: list[Variant]
     oracle: Run | None = None
     profile: Callable[[], dict[str, Any]] | None = None
+    amount: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -259,6 +264,8 @@ def measure(case: Case) -> dict[str, Any]:
         if name in samples:
             entry["repeats"] = repeats[name]
             entry |= {f"{c}_ms": summary([1e3 * s for s in v]) for c, v in samples[name].items()}
+            if bench.amount is not None:
+                entry["per_second"] = summary([bench.amount[1] / s for s in samples[name][options.clock]])
             entry["peak_bytes"] = peak_memory(runs[name], options.device) if options.memory else None
     row = {
         "name": case.name,
@@ -272,6 +279,8 @@ def measure(case: Case) -> dict[str, Any]:
         "variants": entries,
         **_compare(case, entries, samples, {name: amount for name, (_, amount) in ceilings.items()}),
     }
+    if bench.amount is not None:
+        row["amount"] = {"unit": bench.amount[0], "per_call": bench.amount[1]}
     if bench.profile is not None:
         row["profile"] = bench.profile()
     return row
@@ -326,8 +335,11 @@ def _compare(
         if name == ours:
             continue
         ratios = [base / own for base, own in zip(seconds, samples[ours][clock], strict=True)]
-        entry["speedup_of_ours"] = summary(ratios)
         role = entry["role"]
+        if role == "part":
+            entry["share_of_ours"] = summary(ratios)
+            continue
+        entry["speedup_of_ours"] = summary(ratios)
         if role not in best or quantile(seconds, 0.5) < quantile(samples[best[role]][clock], 0.5):
             best[role] = name
     result: dict[str, Any] = {

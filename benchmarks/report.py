@@ -89,11 +89,14 @@ def _variant_line(name: str, entry: dict[str, Any], clock: str) -> str:
     share, ratio, peak = (entry.get(key) for key in ("share_of_floor", "speedup_of_ours", "peak_bytes"))
     share_text = "" if share is None else f"{100 * share['p50']:.0f} %"
     ratio_text = "" if ratio is None else _ratio(ratio)
+    if "share_of_ours" in entry:
+        ratio_text = f"{100 * entry['share_of_ours']['p50']:.1f} % of ours"
+    rate = f" {entry['per_second']['p50']:>12,.0f}" if "per_second" in entry else ""
     peak_text = "" if peak is None else f"{peak / 2**20:.1f}"
     error_text = f"{entry['rel_err']:.0e}" if "rel_err" in entry else ""
     return (
         f"  {name:<28} {_ms(t['p20']):>9} {_ms(t['p50']):>9} {_ms(t['p80']):>9} {wall:>9}"
-        f" {share_text:>7} {peak_text:>9} {ratio_text:>19} {error_text:>8}"
+        f" {share_text:>7} {peak_text:>9} {ratio_text:>19} {error_text:>8}{rate}"
     )
 
 
@@ -109,9 +112,11 @@ def table(row: dict[str, Any]) -> str:
     if floor["flops"] or floor["bytes"]:
         rates.append(f"floor {_ms(floor['ms']['p50'])} ms by {floor['bound']}")
     lines.append(f"  {', '.join(rates)}; {row['rounds']} rounds, {clock} time")
+    amount = row.get("amount")
+    rate = f" {amount['unit'] + '/s':>12}" if amount else ""
     lines.append(
         f"  {'variant':<28} {'p20 ms':>9} {'p50 ms':>9} {'p80 ms':>9} {'wall' if clock == 'cpu' else '':>9}"
-        f" {'floor':>7} {'peak MiB':>9} {'ours faster by':>19} {'rel err':>8}"
+        f" {'floor':>7} {'peak MiB':>9} {'ours faster by':>19} {'rel err':>8}{rate}"
     )
     lines += [_variant_line(name, entry, clock) for name, entry in row["variants"].items()]
     for role in ("eager", "compiled"):

@@ -13,12 +13,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Case, Options
+    from benchmarks.harness import Options
 
 # After everything else, so that an installed xfercore goes before the source tree.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -29,7 +29,11 @@ OPS = {
     "grad_reverse": ("benchmarks.ops.bench_grad_reverse", "cases"),
     "linear_grad_reverse": ("benchmarks.ops.bench_grad_reverse", "linear_cases"),
 }
-SYSTEMS = {"man_moe_step": ("benchmarks.systems.bench_man_moe_step", "cases")}
+SYSTEMS = {
+    "man_moe_step": ("benchmarks.systems.bench_man_moe_step", "cases"),
+    "man_moe_tagging": ("benchmarks.systems.bench_man_moe_tagging", "cases"),
+    "readers": ("benchmarks.systems.bench_readers", "cases"),
+}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -39,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--op", choices=[*OPS, "all"], help="op to measure")
-    what.add_argument("--system", choices=list(SYSTEMS), help="training step to measure")
+    what.add_argument("--system", choices=list(SYSTEMS), help="training step, or the readers, to measure")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
         "--dtype",
@@ -61,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--thp",
         choices=["both", "on", "off", "inherit"],
-        help="THP_MEM_ALLOC_ENABLE where the rows are measured (default both; off on CUDA and with --quick)",
+        help="THP_MEM_ALLOC_ENABLE for the rows (default both; off on CUDA, for readers and with --quick)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     return parser
@@ -91,22 +95,25 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def _cases(args: argparse.Namespace, options: Options) -> list[Case]:
-    names = list(OPS) if args.op == "all" else [args.op or args.system]
-    found: list[Case] = []
-    for name in names:
-        module, function = {**OPS, **SYSTEMS}[name]
-        make: Callable[[Options], list[Case]] = getattr(importlib.import_module(module), function)
-        found += [case for case in make(options) if args.only in case.name]
-    return found
+def _rows(args: argparse.Namespace, options: Options) -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows asked for, each with its table; a module may measure its cases in a way of its own."""
+    from benchmarks import harness, report
+
+    for name in list(OPS) if args.op == "all" else [args.op or args.system]:
+        module_name, function = {**OPS, **SYSTEMS}[name]
+        module = importlib.import_module(module_name)
+        own = module if "measure" in module.__all__ else None
+        for case in getattr(module, function)(options):
+            if args.only in case.name:
+                row = (own or harness).measure(case)
+                yield row, (own or report).table(row)
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measures in this process, prints each row as it comes, and returns the process's part of the JSON."""
     import torch
 
-    from benchmarks.harness import measure
-    from benchmarks.report import environment, table
+    from benchmarks.report import environment
 
     torch.set_num_threads(args.threads)
     options = _options(args)
@@ -115,9 +122,9 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     hardware = where["gpu"] or f"{where['cpu']}, {where['cores']} cores"
     print(f"# {hardware}; torch {where['torch']}; {where['threads']} thread(s); huge pages for torch {thp}\n")
     rows = []
-    for case in _cases(args, options):
-        rows.append(measure(case))
-        print(table(rows[-1]), end="\n\n", flush=True)
+    for row, text in _rows(args, options):
+        rows.append(row)
+        print(text, end="\n\n", flush=True)
     return {"environment": where, "rows": rows}
 
 
@@ -141,7 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     _positive(parser, args)
-    thp = args.thp or ("off" if args.quick or args.device == "cuda" else "both")
+    # Reading is Python's memory, not torch's.
+    once = args.quick or args.device == "cuda" or args.system == "readers"
+    thp = args.thp or ("off" if once else "both")
     runs = []
     if thp == "inherit":
         runs.append(_measure(args))

@@ -227,6 +227,46 @@ def test_a_floor_by_flops_sets_the_share(monkeypatch: pytest.MonkeyPatch) -> Non
     assert row["variants"]["base"]["share_of_floor"]["p80"] == pytest.approx(0.1)
 
 
+def test_a_part_is_a_share_of_ours_and_amounts_are_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 tokens in 3 s are 200 a second; a part of 0.5 s is a sixth, and no baseline however fast."""
+    called: list[str] = []
+    seconds = {"ours": 3.0, "base": 6.0, "part": 0.5, "ceiling": 1.0}
+
+    def fake_time(run: harness.Run, repeats: int, device: str, flush: Tensor | None) -> dict[str, float]:
+        called.clear()
+        run()
+        return dict.fromkeys(("cpu", "wall"), seconds[called[0] if called else "ceiling"])
+
+    def call(name: str) -> harness.Run:
+        def run() -> Sequence[Tensor]:
+            called.append(name)
+            return []
+
+        return run
+
+    def setup(case: Case) -> Bench:
+        variants = [
+            Variant("ours", "ours", call("ours")),
+            Variant("base", "eager", call("base")),
+            Variant("part", "part", call("part")),
+        ]
+        return Bench(variants, amount=("tokens", 600))
+
+    monkeypatch.setattr(harness, "time_calls", fake_time)
+    row = harness.measure(Case("toy", "step", {}, replace(QUICK, memory=False), setup))
+    assert row["amount"] == {"unit": "tokens", "per_call": 600}
+    rates = {name: entry["per_second"]["p50"] for name, entry in row["variants"].items()}
+    assert rates == {"ours": 200.0, "base": 100.0, "part": 1200.0}
+    assert row["variants"]["part"]["share_of_ours"]["p50"] == pytest.approx(1 / 6)
+    assert "speedup_of_ours" not in row["variants"]["part"]
+    assert row["best_eager"] == "base"
+    assert row["speedup_vs_eager"]["p50"] == 2.0
+    head, ours, _, part = report.table(row).splitlines()[2:6]
+    assert head.endswith("tokens/s")
+    assert ours.split()[-1] == "200"
+    assert "16.7 % of ours" in part
+
+
 def test_our_own_failure_is_no_finding_but_an_error() -> None:
     def setup(case: Case) -> Bench:
         def fail() -> Sequence[Tensor]:
@@ -302,6 +342,21 @@ def test_quick_run_of_the_training_step(tmp_path: Path) -> None:
         assert set(row["variants"]) == {"fused", "reference", "batched"}
         assert row["profile"]["ms"] == pytest.approx(sum(row["profile"]["groups_ms"].values()))
         assert row["profile"]["phases_ms"].keys() == {"discriminator", "main"}
+
+
+@pytest.mark.slow
+def test_quick_run_of_tagging(tmp_path: Path) -> None:
+    arguments = ("--system", "man_moe_tagging", "--only", "p0.5", "--quick", "--rounds", "1")
+    (row,) = _run(tmp_path, *arguments)["runs"][0]["rows"]
+    names = {"fused", "reference", "batched", "plain", "fused.batched", "loader"}
+    assert set(row["variants"]) == names
+    assert row["amount"]["per_call"] == row["profile"]["batch"]["tokens"]  # one step a call
+    for entry in row["variants"].values():
+        assert entry["per_second"]["p50"] == pytest.approx(
+            1e3 * row["amount"]["per_call"] / entry["cpu_ms"]["p50"]
+        )
+    assert 0 < row["variants"]["loader"]["share_of_ours"]["p50"] < 1
+    assert row["profile"]["phases_ms"].keys() == {"discriminator", "main"}
 
 
 @pytest.mark.parametrize(

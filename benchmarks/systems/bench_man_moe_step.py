@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import record_function
 
-from benchmarks.harness import Bench, Case, Options, Run, Variant
+from benchmarks.harness import Bench, Case, Options, Variant
 from benchmarks.ops.bench_moe_mlp_mix import batched_mixture
+from benchmarks.systems.steps import Groups, mixture_function, profile_step
 
 __all__ = ["cases"]
 
 _NUM_TOKENS = 120
 _NUM_CLASSES = 6
 _BATCHES = 8
-_PROFILED_STEPS = 10
 
-# Where an operator's own time belongs: the first group one of whose fragments its name contains.
-_GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+_GROUPS: Groups = (
     ("expert mixtures (xfercore ops)", ("xfercore::",)),
     ("autograd engine", ("autograd::engine", "Backward", "AccumulateGrad")),
     ("optimisers", ("adam", "Optimizer")),
@@ -41,21 +37,6 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("softmax and losses", ("softmax", "nll", "cross_entropy", "gather", "one_hot", "scatter")),
     ("Python between operators", ("phase:",)),
 )
-_OTHER = "copies, element-wise and the rest"
-
-
-@contextmanager
-def _mixture_function(function: Callable[..., Any] | None) -> Iterator[None]:
-    """Lets the model's mixtures call ``function`` in place of the op they would choose."""
-    import xferkit.models.moe as module
-
-    chosen = vars(module)["resolve_ops"]
-    if function is not None:
-        vars(module)["resolve_ops"] = lambda name: SimpleNamespace(moe_mlp_mix=function)
-    try:
-        yield
-    finally:
-        vars(module)["resolve_ops"] = chosen
 
 
 def _names(count: int, device: str) -> Any:
@@ -130,7 +111,7 @@ class _Stepper:
         """One step: every phase in order."""
         from xferkit.methods.protocol import train_step
 
-        with _mixture_function(self.mixture):
+        with mixture_function(self.mixture):
             for phase in self.phases:
                 with record_function(f"phase:{phase.name}"):
                     train_step(self.method, [phase], lambda name: next(self.streams[name]))
@@ -139,52 +120,8 @@ class _Stepper:
     def first_loss(self) -> float:
         """The main loss of the untrained model, dropout masks from a fixed seed."""
         torch.manual_seed(1)
-        with _mixture_function(self.mixture):
+        with mixture_function(self.mixture):
             return float(self.method.main_loss(lambda name: next(self.streams[name])).total.detach())
-
-
-def _profile(step: Run, device: str) -> dict[str, Any]:
-    """Own time per step by group and by operator, where the kernels run; phases and fused ops as a whole."""
-    cuda = device == "cuda"
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
-    step()
-    with profile(activities=activities) as recorded:
-        for _ in range(_PROFILED_STEPS):
-            step()
-    groups: dict[str, float] = {}
-    operators, phases, fused = [], {}, 0.0
-    for event in recorded.key_averages():
-        if event.device_type != DeviceType.CPU:
-            continue  # a kernel by itself; the operator that launched it has its time as well
-        own = (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e3 / _PROFILED_STEPS
-        operators.append({"name": event.key, "ms": own, "calls": event.count / _PROFILED_STEPS})
-        name = next((g for g, parts in _GROUPS if any(part in event.key for part in parts)), _OTHER)
-        groups[name] = groups.get(name, 0.0) + own
-        inclusive = (event.device_time_total if cuda else event.cpu_time_total) / 1e3 / _PROFILED_STEPS
-        if event.key.startswith("phase:"):
-            phases[event.key.removeprefix("phase:")] = inclusive
-        elif event.key.startswith("xfercore::"):
-            fused += inclusive
-    operators.sort(key=lambda entry: -entry["ms"])
-    total = sum(groups.values())
-    ordered = sorted(groups.items(), key=lambda item: -item[1])
-    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in phases.items())
-    lines = [
-        f"  where the time of ours goes, wall time under the profiler: {total:.2f} ms a step ({parts});",
-        f"  the fused ops with their products: {fused:.2f} ms, {100 * fused / total:.0f} %; own times:",
-    ]
-    lines += [f"    {100 * ms / total:5.1f} %  {ms:7.3f} ms  {name}" for name, ms in ordered]
-    lines += ["  largest operators"]
-    lines += [f"    {o['ms']:7.3f} ms  {o['calls']:6.1f} calls  {o['name']}" for o in operators[:10]]
-    return {
-        "steps": _PROFILED_STEPS,
-        "ms": total,
-        "phases_ms": phases,
-        "fused_ops_ms": fused,
-        "groups_ms": dict(ordered),
-        "operators": operators[:25],
-        "table": "\n".join(lines),
-    }
 
 
 def _setup(case: Case) -> Bench:
@@ -199,7 +136,7 @@ def _setup(case: Case) -> Bench:
     if case.options.compile:
         compiled = _Stepper(case, batches, "reference", torch.compile(batched_mixture))
         variants.append(Variant("batched.compiled", "compiled", compiled))
-    return Bench(variants, profile=lambda: _profile(fused, case.options.device))
+    return Bench(variants, profile=lambda: profile_step(fused, case.options.device, _GROUPS))
 
 
 def cases(options: Options) -> list[Case]:

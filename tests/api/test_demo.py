@@ -229,12 +229,14 @@ def test_interrupt_leaves_a_clean_state_and_says_how_to_go_on(fake, tmp_path):
     script.write_text(
         textwrap.dedent(
             """
-            import functools, sys
+            import functools, signal, sys
             import fake_cells
             import xferkit.demo
             from xferkit.cli import main
 
             if __name__ == "__main__":
+                # A shell starts its background jobs, these tests among them perhaps, deaf to Ctrl-C.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 xferkit.demo.run.code_fingerprint = lambda: "0" * 64
                 xferkit.demo.run_demo = functools.partial(xferkit.demo.run_demo, run=fake_cells.pid)
                 sys.exit(main(["demo", "--out", sys.argv[1], "--preset", "small", "--workers", "2"]))

@@ -345,7 +345,8 @@ def test_without_a_pool_a_classifier_of_sequences_tags_tokens(language_level):
     bags = torch.tensor([0, 1, 1, 0]) if language_level else None
     output = model(inputs, bags=bags, num_bags=2)
     assert output.log_probs.shape == (4, 7, 2)
-    torch.testing.assert_close(output.log_probs.exp().sum(2), torch.ones(4, 7))
+    torch.testing.assert_close(output.log_probs.exp().sum(2)[inputs.mask], torch.ones(15))
+    assert output.log_probs[~inputs.mask].eq(0).all()
     assert output.gate_logits["private"].shape == output.gate_logits["predictor"].shape == (4, 7, 3)
     wide = model(widen(inputs, 3), bags=bags, num_bags=2)
     torch.testing.assert_close(wide.log_probs[:, :7][inputs.mask], output.log_probs[inputs.mask])

@@ -18,7 +18,9 @@ from xferkit.methods import (
     MANMoEConfig,
     Pooled,
     build_method,
+    encoder_preset,
     man_moe_preset,
+    method_config,
     method_names,
     register_method,
     train_step,
@@ -222,10 +224,11 @@ def test_predictions_are_log_probabilities_and_source_weights_sum_to_one():
     inputs = make_inputs(30, seed=7)
     for name in method_names():
         torch.manual_seed(0)
-        method = build_method(name, make_spec(), CONFIG)
+        of_family = issubclass(method_config(name), MANMoEConfig)
+        method = build_method(name, make_spec(), CONFIG if of_family else None)
         torch.testing.assert_close(method.predict(inputs).exp().sum(1), torch.ones(30))
         weights = method.source_weights(inputs)
-        assert (weights is None) == (name in ("pooled", "same_convention", "own", "man"))
+        assert (weights is None) == (name in ("pooled", "same_convention", "own", "man", "no_moe"))
         if weights is not None:
             assert weights.shape == (NUM_SOURCES,)
             assert float(weights.sum()) == pytest.approx(1.0, abs=1e-5)
@@ -299,19 +302,35 @@ def test_language_level_gate_mixes_every_text_of_a_language_with_the_same_weight
 
 def test_presets_hold_the_published_values():
     paper, code = man_moe_preset("paper", "ner"), man_moe_preset("code", "ner")
-    assert (paper.lambda1, paper.lambda2, paper.k, paper.mix, paper.feature_dim) == (
-        1e-4,
-        0.01,
-        1,
-        "prob",
-        128,
-    )
-    assert (code.lambda1, code.mix, code.feature_dim, code.detach_gate_input) == (0.002, "logprob", 200, True)
+    assert (paper.lambda1, paper.lambda2, paper.k, paper.mix) == (1e-4, 0.01, 1, "prob")
+    assert (paper.private_dim, paper.expert_hidden, paper.discriminator_hidden) == (128, 128, 128)
+    assert (code.lambda1, code.mix, code.detach_gate_input) == (0.002, "logprob", True)
+    assert (code.private_dim, code.predictor_hidden, code.discriminator_hidden) == (200, 400, 200)
     assert man_moe_preset("code", "amazon").lambda2 == 0.01
     slots = man_moe_preset("paper", "slots")
     assert (slots.lambda1, slots.lambda2, slots.k, slots.batch_size) == (0.01, 1.0, 5, 64)
+    for kind, task, units, frozen, chars in (
+        ("paper", "slots", 128, False, 128),
+        ("code", "ner", 200, True, 128),
+        ("code", "amazon", 128, True, 0),
+    ):
+        encoder = encoder_preset(kind, task, "wiki.vec")
+        assert (encoder.feature_dim, encoder.freeze_char_embedding, encoder.char_dim) == (
+            units,
+            frozen,
+            chars,
+        )
+        assert (encoder.layers, encoder.dropout, encoder.word_dim, encoder.vectors) == (
+            2,
+            0.5,
+            300,
+            "wiki.vec",
+        )
+        assert (encoder.char_channels, encoder.char_widths, encoder.char_out) == (200, (3, 4, 5), 128)
     with pytest.raises(ValueError, match="amazon"):
         man_moe_preset("paper", "pos")
+    with pytest.raises(ValueError, match="encoder_preset: kind must be"):
+        encoder_preset("published", "ner")
 
 
 def test_wrong_settings_are_refused():

@@ -1,4 +1,12 @@
-"""Data sets as plain typed records; nothing here knows a model, a loss or a trainer."""
+"""Data: typed records, readers, vocabularies, encoded texts and streams of batches; nothing here knows a loss.
+
+What needs torch loads on first use, so that reading files costs no more than it must.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from xferkit.data.cldr import CLASSES, NameData, Names, load_names
 from xferkit.data.panels import (
@@ -11,16 +19,108 @@ from xferkit.data.panels import (
     sources_for,
 )
 
+if TYPE_CHECKING:
+    from xferkit.data.batches import DomainBatch
+    from xferkit.data.corpus import Corpus, CorpusKey, fingerprint, group_by_key, parse_named_files
+    from xferkit.data.encoding import encode_classification, encode_tagging
+    from xferkit.data.errors import DataError
+    from xferkit.data.lexicon import EncodedTexts, EncodedTokens, Lexicon
+    from xferkit.data.ragged import Ragged, RaggedLabels, Texts
+    from xferkit.data.readers.progress import with_progress
+    from xferkit.data.records import Columns, ReadReport, Record, RecordReader, read_records
+    from xferkit.data.seeding import derive_seed, over_seeds, seeded
+    from xferkit.data.streams import BatchStream, DomainData, DomainStream, Draw
+    from xferkit.data.tokenization import TokenizerVocabulary
+    from xferkit.data.vectors import load_word_vectors
+    from xferkit.data.vocabulary import CharVocabulary, LabelSet, WordVocabulary, count_words
+
+_LAZY = {
+    "BatchStream": "streams",
+    "CharVocabulary": "vocabulary",
+    "Columns": "records",
+    "Corpus": "corpus",
+    "CorpusKey": "corpus",
+    "DataError": "errors",
+    "DomainBatch": "batches",
+    "DomainData": "streams",
+    "DomainStream": "streams",
+    "Draw": "streams",
+    "EncodedTexts": "lexicon",
+    "EncodedTokens": "lexicon",
+    "LabelSet": "vocabulary",
+    "Lexicon": "lexicon",
+    "Ragged": "ragged",
+    "RaggedLabels": "ragged",
+    "ReadReport": "records",
+    "Record": "records",
+    "RecordReader": "records",
+    "Texts": "ragged",
+    "TokenizerVocabulary": "tokenization",
+    "WordVocabulary": "vocabulary",
+    "count_words": "vocabulary",
+    "derive_seed": "seeding",
+    "encode_classification": "encoding",
+    "encode_tagging": "encoding",
+    "fingerprint": "corpus",
+    "group_by_key": "corpus",
+    "load_word_vectors": "vectors",
+    "over_seeds": "seeding",
+    "parse_named_files": "corpus",
+    "read_records": "records",
+    "seeded": "seeding",
+    "with_progress": "readers.progress",
+}
+
 __all__ = [
     "CAPITALISING",
     "CLASSES",
     "ENGLISH_PANEL",
     "LATIN_POOL",
+    "BatchStream",
+    "CharVocabulary",
+    "Columns",
+    "Corpus",
+    "CorpusKey",
+    "DataError",
+    "DomainBatch",
+    "DomainData",
+    "DomainStream",
+    "Draw",
+    "EncodedTexts",
+    "EncodedTokens",
+    "LabelSet",
+    "Lexicon",
     "NameData",
     "Names",
+    "Ragged",
+    "RaggedLabels",
+    "ReadReport",
+    "Record",
+    "RecordReader",
+    "Texts",
+    "TokenizerVocabulary",
+    "WordVocabulary",
     "capitalised_share",
     "capitalises",
+    "count_words",
+    "derive_seed",
+    "encode_classification",
+    "encode_tagging",
+    "fingerprint",
+    "group_by_key",
     "load_names",
+    "load_word_vectors",
+    "over_seeds",
+    "parse_named_files",
+    "read_records",
     "same_convention_sources",
+    "seeded",
     "sources_for",
+    "with_progress",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
+from xferkit.runs.errors import RunError
+
 __all__ = ["DemoError"]
 
-
-class DemoError(RuntimeError):
-    """The demo stopped for a reason its message explains; what was finished stays on the disk.
-
-    Attributes:
-        details: traceback of a run that failed, for whoever looks for the fault; else empty.
-    """
-
-    details: str = ""
+#: The demo stops as every run does: with a sentence, and what was finished stays on the disk.
+DemoError = RunError

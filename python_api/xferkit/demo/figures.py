@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from xferkit.demo.plan import BASELINE, ORACLE, REFERENCE
 from xferkit.demo.summary import ControlSummary, MethodSummary, TargetSummary
 from xferkit.metrics import Interval
+from xferkit.report.axes import difference_ticks
 from xferkit.report.format import percent, points, spread
 from xferkit.report.svg import Bar, BarPanel, Difference, Row, Style
 
@@ -79,16 +80,6 @@ def difference_rows(summary: TargetSummary) -> list[Difference]:
         for method in summary.methods
         if (gain := method.accuracy_gain) is not None
     ]
-
-
-def difference_ticks(rows: Sequence[Difference]) -> tuple[tuple[float, str], ...]:
-    """Round marks that reach over all differences and their intervals."""
-    halves = [0.0 if math.isnan(row.half_width) else row.half_width for row in rows]
-    low = min([0.0, *(row.mean - half for row, half in zip(rows, halves, strict=True))])
-    high = max([1.0, *(row.mean + half for row, half in zip(rows, halves, strict=True))])
-    step = next((step for step in (1, 2, 5, 10, 20) if max(high, -low) / step <= 4), 50)
-    ticks = range(math.floor(low / step), math.ceil(high / step) + 1)
-    return tuple((tick * step, points(tick * step / 100, 0)) for tick in ticks)
 
 
 def gate_figure(summary: TargetSummary, language_names: dict[str, str]) -> _Figure | None:

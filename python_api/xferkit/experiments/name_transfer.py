@@ -16,7 +16,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from xferkit.methods import ClassifierMethod, ClassifierSpec, MANMoEConfig, build_method, method_names
+from xferkit.data.seeding import derive_seed, seeded
+from xferkit.data.streams import DomainData, DomainStream
+from xferkit.methods import (
+    ClassifierMethod,
+    ClassifierSpec,
+    MANMoEConfig,
+    build_method,
+    method_config,
+    method_names,
+)
 from xferkit.metrics import accuracy, macro_f1
 from xferkit.models import (
     BiLSTMEncoder,
@@ -26,7 +35,7 @@ from xferkit.models import (
     OpsName,
     TokenSequences,
 )
-from xferkit.trainers import DomainData, DomainStream, ProgressKind, Trainer, derive_seed, seeded
+from xferkit.trainers import ProgressKind, Trainer
 
 __all__ = ["NAME_CONFIG", "Cell", "CellResult", "LabelledNames", "NameSettings", "NameSource", "run_cell"]
 
@@ -234,7 +243,8 @@ def _build(
         learning_rate=settings.learning_rate,
         ops=settings.ops,
     )
-    return build_method(cell.method, spec, settings.config)
+    of_family = issubclass(method_config(cell.method), MANMoEConfig)
+    return build_method(cell.method, spec, settings.config if of_family else None)
 
 
 def _encoder(settings: NameSettings, num_tokens: int) -> Encoder:

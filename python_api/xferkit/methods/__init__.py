@@ -1,18 +1,30 @@
 """Methods: a model, its objectives and the order of their updates, by name."""
 
-from xferkit.methods.classifier import ClassifierMethod, ClassifierSpec
-from xferkit.methods.gate_weighted import GateWeightedPooling
+from xferkit.methods.classifier import ClassifierMethod, ClassifierSpec, TargetTexts
+from xferkit.methods.gate_weighted import GateWeightedConfig, GateWeightedPooling
 from xferkit.methods.man_moe import MANMoE, build_man_moe_model
-from xferkit.methods.pooled import Pooled
-from xferkit.methods.presets import MANMoEConfig, man_moe_preset
-from xferkit.methods.protocol import DomainBatch, Method, NextBatch, Phase, PhaseLoss, Stage, train_step
-from xferkit.methods.registry import build_method, method_names, register_method
+from xferkit.methods.pooled import Pooled, PooledConfig
+from xferkit.methods.presets import ABLATIONS, MANMoEConfig, ablations, encoder_preset, man_moe_preset
+from xferkit.methods.protocol import (
+    DomainBatch,
+    Loop,
+    Method,
+    NextBatch,
+    Phase,
+    PhaseLoss,
+    Stage,
+    train_step,
+)
+from xferkit.methods.registry import build_method, method_config, method_names, register_method
 
 __all__ = [
+    "ABLATIONS",
     "ClassifierMethod",
     "ClassifierSpec",
     "DomainBatch",
+    "GateWeightedConfig",
     "GateWeightedPooling",
+    "Loop",
     "MANMoE",
     "MANMoEConfig",
     "Method",
@@ -20,10 +32,15 @@ __all__ = [
     "Phase",
     "PhaseLoss",
     "Pooled",
+    "PooledConfig",
     "Stage",
+    "TargetTexts",
+    "ablations",
     "build_man_moe_model",
     "build_method",
+    "encoder_preset",
     "man_moe_preset",
+    "method_config",
     "method_names",
     "register_method",
     "train_step",

@@ -1,4 +1,4 @@
-"""What the classification methods share: how they are specified, and how they predict."""
+"""What methods of classification and tagging share: how they are specified, and how they predict."""
 
 from __future__ import annotations
 
@@ -12,43 +12,84 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from xferkit.methods.protocol import DomainBatch, Method
-from xferkit.models import Encoder, OpsName, TokenSequences
+from xferkit.models import DotProductAttention, Encoder, OpsName, TokenSequences
 
-__all__ = ["ClassifierMethod", "ClassifierSpec", "evaluating", "frozen", "labels_of", "make_adam"]
+__all__ = [
+    "ClassifierMethod",
+    "ClassifierSpec",
+    "TargetTexts",
+    "counts_of",
+    "evaluating",
+    "frozen",
+    "in_chunks",
+    "labels_of",
+    "make_adam",
+    "make_pool",
+]
+
+#: Texts that go through a model at once where a method reads all of the target's.
+_CHUNK_TEXTS, _CHUNK_SEQUENCES = 4096, 256
+
+
+class TargetTexts(Protocol):
+    """Texts that batches are taken from; :class:`TokenSequences` are such texts."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, index: Tensor, /) -> TokenSequences:
+        """The texts ``index`` (``int64[m]``) as a batch."""
+        ...
 
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """What a classification method is built from, whatever the method.
+    """What a method is built from, whatever the method.
 
     Attributes:
         make_encoder: returns a new text encoder at each call; a method takes as many as it needs.
-        num_classes: number of classes.
+        num_classes: number of classes, or of tags.
         num_sources: number of source languages; the unlabelled target is the one more language.
         target_inputs: unlabelled texts of the target, for the methods that look at them.
         hidden_dim: hidden units of predictors (None: a linear layer) where the method has no own setting.
-        dropout: dropout probability outside the encoders.
+        dropout: dropout probability outside the encoders, where the method has no own setting.
         learning_rate: Adam's learning rate, of every optimiser.
         weight_decay: Adam's weight decay.
         ops: ``"fused"`` or ``"reference"``.
+        tagging: a label for each token; False: one for each text.
     """
 
     make_encoder: Callable[[], Encoder]
     num_classes: int
     num_sources: int
-    target_inputs: TokenSequences | None = None
+    target_inputs: TargetTexts | None = None
     hidden_dim: int | None = None
     dropout: float = 0.3
     learning_rate: float = 3e-3
     weight_decay: float = 0.0
     ops: OpsName = "fused"
+    tagging: bool = False
 
 
 class ClassifierMethod(Method, Protocol):
-    """A method whose result is a classifier for texts of a language without labels."""
+    """A method whose result is a classifier, or tagger, for texts of a language without labels.
 
-    def predict(self, inputs: TokenSequences) -> Tensor:
-        """Class log-probabilities ``[n, num_classes]`` of target texts, in evaluation mode."""
+    Attributes:
+        replicable: False where a loss averages over texts of a batch, which then cannot be cut into shards.
+    """
+
+    @property
+    def replicable(self) -> bool:
+        """Whether batches may be cut into shards."""
+        ...
+
+    def predict(self, inputs: TokenSequences, source: int | None = None) -> Tensor:
+        """Log-probabilities in evaluation mode: ``[n, num_classes]``, or ``[n, length, num_classes]`` of tags.
+
+        Args:
+            inputs: texts of one language.
+            source: number of that language where it is a source; None for the target, also when its texts stand
+                for the target's.
+        """
         ...
 
     def source_weights(self, inputs: TokenSequences) -> Tensor | None:
@@ -57,6 +98,20 @@ class ClassifierMethod(Method, Protocol):
         None for a method that does not choose.
         """
         ...
+
+
+def make_pool(encoder: Encoder, dim: int, dropout: float, tagging: bool) -> DotProductAttention | None:
+    """Attention pooling over features of size ``dim`` where an encoder of sequences classifies texts, else None.
+
+    Raises:
+        ValueError: when an encoder of whole texts is to tag tokens.
+    """
+    if tagging and not encoder.is_sequence:
+        raise ValueError(
+            "ClassifierSpec: tagging=True needs an encoder with a vector per token (EncoderConfig kind 'words'), "
+            f"got {type(encoder).__name__}, which gives one vector per text"
+        )
+    return DotProductAttention(dim, dropout=dropout) if encoder.is_sequence and not tagging else None
 
 
 def make_adam(module: nn.Module, spec: ClassifierSpec) -> Adam:
@@ -74,6 +129,23 @@ def labels_of(batch: DomainBatch) -> Tensor:
     if batch.labels is None:
         raise ValueError("the 'labelled' stream gave a batch without labels")
     return batch.labels
+
+
+def counts_of(batch: DomainBatch, per_token: bool) -> Tensor | None:
+    """What the batch says each language's sums are to be divided by: its tokens or its texts."""
+    return batch.token_counts if per_token else batch.text_counts
+
+
+def in_chunks(texts: TargetTexts, *, sequences: bool, device: torch.device) -> Iterator[TokenSequences]:
+    """All texts in order, in batches that fit into memory; few texts are one batch.
+
+    Args:
+        texts: the texts.
+        sequences: they go through an encoder of sequences, which needs more memory for each.
+        device: where the batches are put.
+    """
+    for index in torch.arange(len(texts)).split(_CHUNK_SEQUENCES if sequences else _CHUNK_TEXTS):
+        yield texts.select(index).to(device)
 
 
 @contextmanager

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xferkit.methods.classifier import ClassifierSpec
-from xferkit.methods.pooled import Pooled
+from xferkit.methods.classifier import ClassifierSpec, in_chunks
+from xferkit.methods.pooled import Pooled, PooledConfig
 from xferkit.methods.protocol import DomainBatch, NextBatch, Phase, PhaseLoss, Stage
 from xferkit.models import TokenSequences
 
-__all__ = ["GateWeightedPooling"]
+__all__ = ["GateWeightedConfig", "GateWeightedPooling"]
+
+
+@dataclass(frozen=True)
+class GateWeightedConfig(PooledConfig):
+    """Settings of gate-weighted pooling.
+
+    Attributes:
+        hidden_dim: hidden units of the predictor; 0: a linear layer.
+        dropout: dropout probability outside the encoder.
+        learning_rate: Adam's learning rate, for whoever builds the :class:`ClassifierSpec`.
+        weight_decay: Adam's weight decay, likewise.
+        batch_size: texts per language and step, likewise.
+        power: sharpens (above 1) or flattens (below 1) the weights.
+        gate_share: steps of the first stage as a share of those of the second.
+    """
+
+    power: float = 2.0
+    gate_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.power >= 0 and self.gate_share > 0):
+            raise ValueError(
+                f"GateWeightedConfig: expected power >= 0 and gate_share > 0, got {self.power} and {self.gate_share}"
+            )
 
 
 class GateWeightedPooling:
@@ -22,24 +47,27 @@ class GateWeightedPooling:
 
     After the first stage ``q = mean over unlabelled target texts of p(source | text)``; the weight of
     source s in the second is ``q_s^power / sum_r q_r^power``. Evidence is pooled over the whole target
-    language, where a gate per text decides each text by itself. No label of the target is used.
+    language, where a gate per text decides each text by itself. No label of the target is used. The first
+    stage classifies whole texts in tagging too.
 
     Args:
         spec: encoder, sizes and optimiser; ``target_inputs`` must be given.
-        power: sharpens (above 1) or flattens (below 1) the weights.
-        gate_share: steps of the first stage as a share of those of the second.
+        config: the settings; None takes sizes from ``spec`` and defaults for the rest.
 
     Raises:
         ValueError: when ``spec`` has no target texts.
     """
 
-    def __init__(self, spec: ClassifierSpec, *, power: float = 2.0, gate_share: float = 0.5) -> None:
+    replicable = True
+
+    def __init__(self, spec: ClassifierSpec, config: GateWeightedConfig | None = None) -> None:
         if spec.target_inputs is None:
             raise ValueError("GateWeightedPooling: spec.target_inputs must hold unlabelled target texts")
         self.target_inputs = spec.target_inputs
-        self.power, self.gate_share = power, gate_share
-        self.gate = Pooled(replace(spec, num_classes=spec.num_sources))
-        self.classifier = Pooled(spec)
+        settings = config or GateWeightedConfig()
+        self.power, self.gate_share = settings.power, settings.gate_share
+        self.gate = Pooled(replace(spec, num_classes=spec.num_sources, tagging=False), config)
+        self.classifier = Pooled(spec, config)
         self._module = nn.ModuleDict({"gate": self.gate.module, "classifier": self.classifier.module})
 
     @property
@@ -71,13 +99,17 @@ class GateWeightedPooling:
         return PhaseLoss(loss.total, {"nll": loss.metrics["task"]})
 
     def _set_weights(self) -> None:
-        posterior = self.gate.predict(self.target_inputs).exp().mean(0)
-        self.classifier.weights = torch.softmax(self.power * posterior.log(), dim=0)
+        model, posterior = self.gate.model, torch.zeros_like(self.classifier.weights)
+        sequences, device = model.shared.is_sequence, posterior.device
+        for texts in in_chunks(self.target_inputs, sequences=sequences, device=device):
+            # A single chunk has a share of exactly 1.
+            posterior += len(texts) / len(self.target_inputs) * self.gate.predict(texts).exp().mean(0)
+        self.classifier.set_weights(torch.softmax(self.power * posterior.log(), dim=0))
 
-    def predict(self, inputs: TokenSequences) -> Tensor:
-        """Class log-probabilities in evaluation mode."""
+    def predict(self, inputs: TokenSequences, source: int | None = None) -> Tensor:
+        """Log-probabilities in evaluation mode; the same for every language."""
         return self.classifier.predict(inputs)
 
     def source_weights(self, inputs: TokenSequences) -> Tensor | None:
         """The weights the classifier was trained with."""
-        return self.classifier.weights
+        return self.classifier.weights.clone()

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xferkit.methods.classifier import ClassifierSpec, evaluating, frozen, labels_of, make_adam
-from xferkit.methods.pooled import make_pool
+from xferkit.methods.classifier import (
+    ClassifierSpec,
+    counts_of,
+    evaluating,
+    frozen,
+    labels_of,
+    make_adam,
+    make_pool,
+)
 from xferkit.methods.presets import MANMoEConfig
-from xferkit.methods.protocol import NextBatch, Phase, PhaseLoss, Stage
+from xferkit.methods.protocol import DomainBatch, NextBatch, Phase, PhaseLoss, Stage
+from xferkit.methods.target_gate import TargetGate, mean_bag_logits
 from xferkit.models import (
     CNNDiscriminator,
     MixtureOfExperts,
@@ -21,6 +29,7 @@ from xferkit.models import (
     PrivatePerDomain,
     SharedPrivateClassifier,
     TokenSequences,
+    take_apart,
 )
 from xferkit.objectives import classification_nll, discriminator_accuracy, discriminator_loss, gate_nll
 
@@ -28,12 +37,16 @@ __all__ = ["MANMoE", "build_man_moe_model"]
 
 
 def build_man_moe_model(spec: ClassifierSpec, config: MANMoEConfig) -> SharedPrivateClassifier:
-    """The classifier of MAN-MoE, or of the ablation that ``config`` asks for."""
-    shared = spec.make_encoder()
+    """The classifier or tagger of MAN-MoE, or of the ablation that ``config`` asks for.
+
+    Raises:
+        ValueError: when an encoder of whole texts is to tag tokens.
+    """
+    embedder, shared, another = take_apart(spec.make_encoder)
     private: PrivateExperts | PrivatePerDomain | None = None
     dim = shared.out_dim
     if config.private_moe:
-        encoder = spec.make_encoder()
+        encoder = another()
         experts = MixtureOfExperts(
             encoder.out_dim,
             spec.num_sources,
@@ -48,7 +61,7 @@ def build_man_moe_model(spec: ClassifierSpec, config: MANMoEConfig) -> SharedPri
         private = PrivateExperts(encoder, experts)
         dim += config.private_dim
     elif config.private_per_source:
-        private = PrivatePerDomain(spec.make_encoder, spec.num_sources)
+        private = PrivatePerDomain(another, spec.num_sources)
         dim += private.out_dim
     predictor: MixtureOfExperts | MLPPredictor
     if config.predictor_moe:
@@ -66,9 +79,8 @@ def build_man_moe_model(spec: ClassifierSpec, config: MANMoEConfig) -> SharedPri
         )
     else:
         predictor = MLPPredictor(dim, config.predictor_hidden, spec.num_classes, dropout=config.dropout)
-    return SharedPrivateClassifier(
-        shared, predictor, private=private, pool=make_pool(shared, dim, config.dropout)
-    )
+    pool = make_pool(shared, dim, config.dropout, spec.tagging)
+    return SharedPrivateClassifier(shared, predictor, private=private, pool=pool, embedder=embedder)
 
 
 class MANMoE:
@@ -79,6 +91,10 @@ class MANMoE:
     fresh draw of all languages. The minus sign is explicit, D and the rest have an optimiser each, and
     neither update touches the other's parameters. All languages of an update go through the model as one
     batch; each loss is the sum over languages of their means, as a loop over languages accumulates it.
+
+    When tagging, both gates decide for each token, task and gate losses are means over real tokens, and D
+    reads the sequence of a text's shared features. When an encoder of sequences classifies texts, the private
+    gate still decides (and is taught) token by token, and the predictor's text by text.
 
     Args:
         spec: encoder, sizes and optimiser; the language-level gate needs ``target_inputs``.
@@ -91,10 +107,10 @@ class MANMoE:
 
     def __init__(self, spec: ClassifierSpec, config: MANMoEConfig | None = None) -> None:
         self.config = config = config or MANMoEConfig()
-        self.num_sources = spec.num_sources
+        self.num_sources, self.tagging = spec.num_sources, spec.tagging
         self.model = build_man_moe_model(spec, config)
         self.target_inputs = spec.target_inputs
-        self._target_gate: dict[str, Tensor] | None = None
+        self._gates = [n for n in ("private", "predictor") if getattr(config, f"{n}_moe")]
         if config.gate == "language":
             if spec.target_inputs is None:
                 raise ValueError("MANMoE: gate='language' needs unlabelled texts in spec.target_inputs")
@@ -114,11 +130,19 @@ class MANMoE:
             )
             modules["discriminator"] = self.discriminator
             self._optimizers["discriminator"] = make_adam(self.discriminator, spec)
+        self.target_gate: TargetGate | None = None
+        if config.gate == "language":
+            self.target_gate = modules["target_gate"] = TargetGate(self._gates, spec.num_sources)
         self._module = nn.ModuleDict(modules)
 
     @property
+    def replicable(self) -> bool:
+        """False with a gate per language: it averages over the texts of a batch."""
+        return self.config.gate != "language"
+
+    @property
     def module(self) -> nn.Module:
-        """Classifier and discriminator."""
+        """Classifier, discriminator, and the target's gate where it is measured."""
         return self._module
 
     @property
@@ -144,8 +168,8 @@ class MANMoE:
             features, mask = self.model.discriminator_inputs(batch.inputs)
         assert self.discriminator is not None
         logits = self.discriminator(features, mask)
-        loss = discriminator_loss(logits, batch.domains)
-        accuracy = discriminator_accuracy(logits, batch.domains)
+        loss = discriminator_loss(logits, batch.domains, counts=batch.text_counts)
+        accuracy = discriminator_accuracy(logits, batch.domains, counts=batch.text_counts)
         return PhaseLoss(loss, {"nll": loss.detach(), "accuracy": accuracy})
 
     def main_loss(self, next_batch: NextBatch) -> PhaseLoss:
@@ -159,10 +183,16 @@ class MANMoE:
             bags=batch.domains if language_gate else None,
             num_bags=self.num_sources,
         )
-        total = classification_nll(output.log_probs, labels_of(batch), batch.domains, self.num_sources)
+        total = classification_nll(
+            output.log_probs,
+            labels_of(batch),
+            batch.domains,
+            self.num_sources,
+            counts=counts_of(batch, self.tagging),
+        )
         metrics = {"task": total.detach() / self.num_sources}
         for name, logits in output.gate_logits.items():
-            loss = gate_nll(logits, batch.domains, mask=batch.inputs.mask if logits.dim() == 3 else None)
+            loss = self._gate_loss(logits, batch)
             total = total + config.lambda2 * loss
             metrics[f"gate_{name}"] = loss.detach() / self.num_sources
         if self.discriminator is not None and config.lambda1:
@@ -170,45 +200,61 @@ class MANMoE:
             features, mask = self.model.discriminator_inputs(unlabelled.inputs)
             with frozen(self.discriminator):
                 logits = self.discriminator(features, mask)
-            total = total - config.lambda1 * discriminator_loss(logits, unlabelled.domains)
+            adversarial = discriminator_loss(logits, unlabelled.domains, counts=unlabelled.text_counts)
+            total = total - config.lambda1 * adversarial
         return PhaseLoss(total, metrics)
 
+    @staticmethod
+    def _gate_loss(logits: Tensor, batch: DomainBatch) -> Tensor:
+        per_token = logits.dim() == 3
+        mask = batch.inputs.mask if per_token else None
+        return gate_nll(logits, batch.domains, mask=mask, counts=counts_of(batch, per_token))
+
     def _measure_target_gate(self) -> None:
-        assert self.target_inputs is not None
+        assert self.target_inputs is not None and self.target_gate is not None
         with evaluating(self.model):
-            bags = _one_bag(self.target_inputs)
-            self._target_gate = dict(self.model(self.target_inputs, bags=bags).bag_logits)
+            self.target_gate.keep(mean_bag_logits(self.model, self.target_inputs, self._gates))
 
-    def predict(self, inputs: TokenSequences) -> Tensor:
-        """Class log-probabilities of target texts in evaluation mode.
+    def predict(self, inputs: TokenSequences, source: int | None = None) -> Tensor:
+        """Log-probabilities in evaluation mode: ``[n, num_classes]``, or ``[n, length, num_classes]`` of tags.
 
-        Private encoders per source give zeros; the language-level gate mixes with the weights measured on
-        the target's unlabelled texts at the end of training (of these texts before).
+        With a private encoder per source, the target's private features are zero and a source's those of its
+        own encoder. The language-level gate mixes target texts with the weights measured on the target's
+        unlabelled texts at the end of training; before that, and for a source, with those of ``inputs``.
         """
         with evaluating(self.model):
-            if self.config.gate == "text":
-                log_probs: Tensor = self.model(inputs).log_probs
+            everywhere = torch.zeros(len(inputs), dtype=torch.int64, device=inputs.ids.device)
+            domains = None if source is None else everywhere + source
+            if self.target_gate is None:
+                log_probs: Tensor = self.model(inputs, domains=domains).log_probs
                 return log_probs
-            log_probs = self.model(inputs, bags=_one_bag(inputs), bag_logits=self._target_gate).log_probs
+            logits = self.target_gate.logits if source is None else None
+            log_probs = self.model(inputs, bags=everywhere, bag_logits=logits).log_probs
             return log_probs
 
-    def source_weights(self, inputs: TokenSequences) -> Tensor | None:
-        """Mean gate weights over tokens, then texts (section 4.4); of the private mixture if there is one."""
-        gates = [n for n, on in (("private", self.config.private_moe), ("predictor", True)) if on]
+    def gate_weights(self, inputs: TokenSequences) -> dict[str, Tensor]:
+        """Each gate's weights for texts of one language, ``float[num_sources]`` by gate, summing to 1.
+
+        Means over a text's tokens where a gate decides by token, then over texts (Chen et al., ACL 2019,
+        section 4.4). The language-level gate's are those it mixes target texts with.
+        """
         with evaluating(self.model):
-            if self.config.gate == "language" and self._target_gate is not None:
-                logits = self._target_gate
-            else:
-                logits = dict(self.model(inputs).gate_logits)
-            name = next((n for n in gates if n in logits), None)
-            if name is None:
-                return None
-            weights = torch.softmax(logits[name], dim=-1)
-            if weights.dim() == 3:
-                mask = inputs.mask.unsqueeze(-1).to(weights.dtype)
-                weights = (weights * mask).sum(1) / mask.sum(1)
-            return weights.mean(0)
+            measured = None if self.target_gate is None else self.target_gate.logits
+            if measured is not None:
+                return {name: torch.softmax(logits[0], dim=-1) for name, logits in measured.items()}
+            if self.target_gate is not None:
+                found = mean_bag_logits(self.model, inputs, self._gates)
+                return {name: torch.softmax(logits[0], dim=-1) for name, logits in found.items()}
+            weights: dict[str, Tensor] = {}
+            for name, logits in self.model(inputs).gate_logits.items():
+                share = torch.softmax(logits, dim=-1)
+                if share.dim() == 3:
+                    mask = inputs.mask.unsqueeze(-1).to(share.dtype)
+                    share = (share * mask).sum(1) / mask.sum(1)
+                weights[name] = share.mean(0)
+            return weights
 
-
-def _one_bag(inputs: TokenSequences) -> Tensor:
-    return torch.zeros(len(inputs), dtype=torch.int64, device=inputs.ids.device)
+    def source_weights(self, inputs: TokenSequences) -> Tensor | None:
+        """Mean weights of the private gate, or of the predictor's where there is no private one; or None."""
+        weights = self.gate_weights(inputs)
+        return next((weights[name] for name in self._gates), None)

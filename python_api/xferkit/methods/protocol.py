@@ -14,24 +14,9 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from xferkit.models.inputs import TokenSequences
+from xferkit.data.batches import DomainBatch
 
-__all__ = ["DomainBatch", "Method", "NextBatch", "Phase", "PhaseLoss", "Stage", "train_step"]
-
-
-@dataclass(frozen=True)
-class DomainBatch:
-    """Texts of several languages in one batch.
-
-    Attributes:
-        inputs: n texts.
-        domains: ``int64[n]``, the language of each text: sources 0..S-1, then the target.
-        labels: ``int64[n]`` (``[n, length]`` for tagging), or None when the batch is unlabelled.
-    """
-
-    inputs: TokenSequences
-    domains: Tensor
-    labels: Tensor | None = None
+__all__ = ["DomainBatch", "Loop", "Method", "NextBatch", "Phase", "PhaseLoss", "Stage", "train_step"]
 
 
 NextBatch = Callable[[str], DomainBatch]
@@ -65,24 +50,41 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """An inner loop: phases that are gone through several times within a step.
+
+    Attributes:
+        phases: phases and loops, in order.
+        repeats: how many times.
+    """
+
+    phases: Sequence[Phase | Loop]
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
 class Stage:
     """A number of steps over the same phases; learning-rate schedules span a stage.
 
     Attributes:
         name: names the stage in reports.
-        phases: the updates of one step, in order.
+        phases: the updates of one step, in order, and loops over them.
         steps: number of steps.
         on_end: called once after the last step.
     """
 
     name: str
-    phases: Sequence[Phase]
+    phases: Sequence[Phase | Loop]
     steps: int
     on_end: Callable[[], None] | None = None
 
 
 class Method(Protocol):
     """Anything a trainer can train.
+
+    What must survive a restart is in ``module`` or in the optimisers; a method keeps no other state. Where a
+    loss averages over the texts of a batch, so that it cannot be computed shard by shard, the method says so
+    with an attribute ``replicable = False``.
 
     Attributes:
         module: holds every parameter and buffer; switched between training and evaluation.
@@ -104,8 +106,8 @@ class Method(Protocol):
         ...
 
 
-def train_step(method: Method, phases: Sequence[Phase], next_batch: NextBatch) -> dict[str, Tensor]:
-    """One step: every phase in order, its optimisers cleared before and stepped after each repeat.
+def train_step(method: Method, phases: Sequence[Phase | Loop], next_batch: NextBatch) -> dict[str, Tensor]:
+    """One step without a trainer: every phase in order, its optimisers cleared before and stepped after each repeat.
 
     Args:
         method: owns the optimisers the phases name.
@@ -117,6 +119,10 @@ def train_step(method: Method, phases: Sequence[Phase], next_batch: NextBatch) -
     """
     metrics: dict[str, Tensor] = {}
     for phase in phases:
+        if isinstance(phase, Loop):
+            for _ in range(phase.repeats):
+                metrics |= train_step(method, phase.phases, next_batch)
+            continue
         optimizers = [method.optimizers[name] for name in phase.optimizers]
         for _ in range(phase.repeats):
             for optimizer in optimizers:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["accuracy", "binomial_error", "macro_f1", "majority_rate"]
+__all__ = ["accuracy", "binomial_error", "macro_f1", "majority_rate", "token_accuracy"]
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
@@ -26,6 +26,26 @@ def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
     """
     y, p = _pair("accuracy", labels, predictions)
     return float(np.mean(y == p))
+
+
+def token_accuracy(labels: ArrayLike, predictions: ArrayLike, ignore: int = -1) -> float:
+    """Share of tokens whose tag is right, over all tokens of all texts, in [0, 1].
+
+    Args:
+        labels: integers ``[n, length]``, or of any shape; `ignore` marks padding.
+        predictions: integers of the same shape.
+        ignore: the label that does not count.
+
+    Raises:
+        ValueError: different shapes, not integers, or no token that counts.
+    """
+    y, p = np.asarray(labels), np.asarray(predictions)
+    if y.shape != p.shape:
+        raise ValueError(
+            f"token_accuracy: predictions must be of the labels' shape {list(y.shape)}, got {list(p.shape)}"
+        )
+    counts = y != ignore
+    return accuracy(y[counts], p[counts])
 
 
 def macro_f1(labels: ArrayLike, predictions: ArrayLike) -> float:

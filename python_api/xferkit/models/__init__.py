@@ -1,11 +1,15 @@
 """Modules: encoders, discriminators, mixtures of experts. They know no data set and no loss."""
 
 from xferkit.models.attention import DotProductAttention
-from xferkit.models.bilstm import BiLSTMEncoder
+from xferkit.models.bilstm import BiLSTM, BiLSTMEncoder
 from xferkit.models.char_cnn import CharCNNEncoder
 from xferkit.models.characters import CharVocabulary
 from xferkit.models.discriminators import CNNDiscriminator, MLPDiscriminator
-from xferkit.models.inputs import TokenSequences
+from xferkit.models.dropout import FastDropout
+from xferkit.models.embedder import BiLSTMBody, EmbeddedTokens, WordEmbedder, WordEncoder
+from xferkit.models.encoders import EncoderConfig, EncoderKind, make_encoder, take_apart
+from xferkit.models.inputs import Spellings, TokenSequences
+from xferkit.models.layout import TokenLayout
 from xferkit.models.moe import Bags, MixtureOfExperts, MixtureOutput
 from xferkit.models.ops import OpsName, resolve_ops
 from xferkit.models.segments import segment_max
@@ -20,13 +24,19 @@ from xferkit.models.shared_private import (
 
 __all__ = [
     "Bags",
+    "BiLSTM",
+    "BiLSTMBody",
     "BiLSTMEncoder",
     "CNNDiscriminator",
     "CharCNNEncoder",
     "CharVocabulary",
     "ClassifierOutput",
     "DotProductAttention",
+    "EmbeddedTokens",
     "Encoder",
+    "EncoderConfig",
+    "EncoderKind",
+    "FastDropout",
     "MLPDiscriminator",
     "MLPPredictor",
     "MixtureOfExperts",
@@ -35,7 +45,13 @@ __all__ = [
     "PrivateExperts",
     "PrivatePerDomain",
     "SharedPrivateClassifier",
+    "Spellings",
+    "TokenLayout",
     "TokenSequences",
+    "WordEmbedder",
+    "WordEncoder",
+    "make_encoder",
     "resolve_ops",
     "segment_max",
+    "take_apart",
 ]

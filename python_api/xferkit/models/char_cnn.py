@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, pad
 
+from xferkit.models.dropout import FastDropout
 from xferkit.models.inputs import TokenSequences
+from xferkit.models.lookups import pooled_windows
 from xferkit.models.segments import segment_max
 
 __all__ = ["CharCNNEncoder"]
@@ -30,6 +32,9 @@ class CharCNNEncoder(nn.Module):
         channels: units of each convolution.
         widths: widths of the convolutions.
         dropout: dropout after the pool and after the hidden layer.
+        fast: on the CPU, pool as :func:`pooled_windows` does and drop out as :class:`FastDropout` does, for many
+            texts of many channels (the words of a batch): the same function and other random numbers. Of windows
+            that tie for a maximum the first has the gradient; otherwise they share it.
 
     Shape:
         :class:`TokenSequences` of n texts -> ``float[n, out_dim]``.
@@ -47,18 +52,19 @@ class CharCNNEncoder(nn.Module):
         channels: int = 96,
         widths: Sequence[int] = (4,),
         dropout: float = 0.3,
+        fast: bool = False,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise ValueError(f"CharCNNEncoder: widths must be at least one width >= 1, got {tuple(widths)}")
-        self.out_dim = out_dim
+        self.out_dim, self.fast = out_dim, fast
         self.token_embedding = nn.Embedding(num_tokens, token_dim, padding_idx=0)
         self.flag_embedding = nn.Embedding(2, flag_dim) if flag_dim else None
         self.convolutions = nn.ModuleList(
             nn.Conv1d(token_dim + flag_dim, channels, width) for width in widths
         )
         self.hidden = nn.Linear(channels * len(widths), out_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FastDropout(dropout) if fast else nn.Dropout(dropout)
 
     def forward(self, inputs: TokenSequences) -> Tensor:
         """Features ``[n, out_dim]``.
@@ -67,14 +73,14 @@ class CharCNNEncoder(nn.Module):
             ValueError: when the encoder has a flag embedding and the inputs no flags.
         """
         embeddings, rows = self._embeddings(inputs)
-        pooled = torch.cat(
-            [
-                self._convolve_and_pool(conv, embeddings, rows, inputs.lengths)
-                for conv in self.convolutions
-                if isinstance(conv, nn.Conv1d)
-            ],
-            dim=1,
-        )
+        convolutions = [conv for conv in self.convolutions if isinstance(conv, nn.Conv1d)]
+        if self.fast and rows.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            pooled = self._pool_windows(convolutions, *_rows_in_use(embeddings, rows), inputs.lengths)
+        else:
+            pooled = torch.cat(
+                [self._convolve_and_pool(conv, embeddings, rows, inputs.lengths) for conv in convolutions],
+                dim=1,
+            )
         return self.dropout(torch.relu(self.hidden(self.dropout(torch.relu(pooled)))))
 
     def _embeddings(self, inputs: TokenSequences) -> tuple[Tensor, Tensor]:
@@ -95,6 +101,14 @@ class CharCNNEncoder(nn.Module):
         return both, inputs.ids + num_tokens * inputs.flags
 
     @staticmethod
+    def _pool_windows(
+        convolutions: list[nn.Conv1d], embeddings: Tensor, rows: Tensor, lengths: Tensor
+    ) -> Tensor:
+        tables = [torch.einsum("ve,hew->wvh", embeddings, conv.weight) for conv in convolutions]
+        biases = [conv.bias for conv in convolutions if conv.bias is not None]
+        return pooled_windows(tables, rows, lengths) + torch.cat(biases)
+
+    @staticmethod
     def _convolve_and_pool(conv: nn.Conv1d, embeddings: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
         width, num_rows = conv.kernel_size[0], embeddings.shape[0]
         table = torch.einsum("ve,hew->wvh", embeddings, conv.weight).reshape(width * num_rows, -1)
@@ -108,3 +122,11 @@ class CharCNNEncoder(nn.Module):
         features = embedding_bag(index, table, mode="sum")
         pooled = segment_max(features, lengths + (width - 1))
         return pooled if conv.bias is None else pooled + conv.bias
+
+
+def _rows_in_use(embeddings: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of the table that occur, and their numbers in it: tables of what occurs are short."""
+    in_use = torch.zeros(len(embeddings), dtype=torch.bool, device=rows.device)
+    in_use[rows.flatten()] = True
+    number = in_use.cumsum(0) - 1
+    return embeddings.index_select(0, in_use.nonzero().squeeze(1)), number[rows]

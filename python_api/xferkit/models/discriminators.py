@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
+from xferkit.models.dropout import FastDropout
+from xferkit.models.eager import eager
+from xferkit.models.layout import TokenLayout
 from xferkit.models.ops import OpsName, resolve_ops
+from xferkit.models.segments import text_max
+from xferkit.models.windows import packed_convolutions
 
 __all__ = ["CNNDiscriminator", "MLPDiscriminator"]
 
@@ -78,10 +83,12 @@ class CNNDiscriminator(nn.Module):
         widths: widths of the convolutions.
         hidden_dim: units of the hidden layer.
         dropout: dropout before the convolutions and before each layer.
-        ops: ``"fused"`` or ``"reference"``, where the gradient reversal comes from.
+        ops: ``"fused"``: on the CPU convolutions over packed tokens, differentiable once, and the fused gradient
+            reversal; ``"reference"``: ``nn.Conv1d`` over padded tokens.
 
     Shape:
-        ``float[n, length, in_dim]`` with ``bool[n, length]`` -> logits ``float[n, num_domains]``.
+        ``float[n, length, in_dim]`` with ``bool[n, length]``, whose Trues stand in front of each row and at
+        least one in each -> logits ``float[n, num_domains]``.
     """
 
     def __init__(
@@ -99,9 +106,10 @@ class CNNDiscriminator(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv1d(in_dim, channels, width) for width in widths)
         self.hidden = nn.Linear(channels * len(widths), hidden_dim)
         self.out = nn.Linear(hidden_dim, num_domains)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = FastDropout(dropout)
         self.ops = ops
 
+    @eager
     def forward(
         self, features: Tensor, mask: Tensor | None = None, reverse: float | Tensor | None = None
     ) -> Tensor:
@@ -117,12 +125,28 @@ class CNNDiscriminator(nn.Module):
             )
         if reverse is not None:
             features = resolve_ops(self.ops).grad_reverse(features, reverse)
-        x = self.dropout(features).masked_fill(~mask.unsqueeze(-1), 0.0).transpose(1, 2)
+        layout = TokenLayout(mask.sum(1), mask.shape[1])
+        x = self.dropout(layout.pack(features))
+        device = x.device.type
+        plain = self.ops == "reference" or device != "cpu" or torch.is_autocast_enabled(device)
+        pooled = self._padded_windows(x, layout) if plain else self._packed_windows(x, layout)
+        x = self.dropout(torch.relu(pooled))
+        logits: Tensor = self.out(self.dropout(torch.relu(self.hidden(x))))
+        return logits
+
+    def _packed_windows(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        weights, biases = [], []
+        for conv in self.convolutions:
+            assert isinstance(conv, nn.Conv1d) and conv.bias is not None
+            weights.append(conv.weight)
+            biases.append(conv.bias)
+        return text_max(packed_convolutions(x, layout, weights, biases), layout)
+
+    def _padded_windows(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        padded, mask = layout.unpack(x).transpose(1, 2), layout.mask.unsqueeze(1)
         pooled = []
         for conv in self.convolutions:
             assert isinstance(conv, nn.Conv1d)
-            windows = conv(pad(x, (0, conv.kernel_size[0] - 1)))
-            pooled.append(windows.masked_fill(~mask.unsqueeze(1), float("-inf")).amax(2))
-        x = self.dropout(torch.relu(torch.cat(pooled, dim=1)))
-        logits: Tensor = self.out(self.dropout(torch.relu(self.hidden(x))))
-        return logits
+            windows = conv(pad(padded, (0, conv.kernel_size[0] - 1)))
+            pooled.append(windows.masked_fill(~mask, float("-inf")).amax(2))
+        return torch.cat(pooled, dim=1)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from xferkit.models.attention import DotProductAttention
+from xferkit.models.eager import eager
+from xferkit.models.embedder import EmbeddedTokens, WordEmbedder
 from xferkit.models.inputs import TokenSequences
+from xferkit.models.layout import TokenLayout
 from xferkit.models.moe import Bags, MixtureOfExperts
 
 __all__ = [
@@ -24,12 +27,15 @@ __all__ = [
 
 
 class Encoder(Protocol):
-    """A text encoder: one vector per text, or one per token when ``is_sequence``."""
+    """A text encoder: one vector per text, or one per token when ``is_sequence``.
+
+    It reads :class:`TokenSequences`, or the :class:`EmbeddedTokens` of a model whose encoders share an embedder.
+    """
 
     out_dim: int
     is_sequence: bool
 
-    def __call__(self, inputs: TokenSequences) -> Tensor:
+    def __call__(self, inputs: Any) -> Tensor:
         """Features ``[n, out_dim]`` or ``[n, length, out_dim]``."""
         ...
 
@@ -90,12 +96,14 @@ class PrivatePerDomain(nn.Module):
         self.out_dim = encoders[0].out_dim
         self.is_sequence = encoders[0].is_sequence
 
-    def forward(self, inputs: TokenSequences, domains: Tensor | None) -> Tensor:
+    def forward(self, inputs: TokenSequences | EmbeddedTokens, domains: Tensor | None) -> Tensor:
         """Features of each row by the encoder of its language; zero where ``domains`` is -1 or None."""
-        shape = [len(inputs), inputs.ids.shape[1], self.out_dim]
-        if not self.is_sequence:
-            del shape[1]
-        features = torch.zeros(shape, device=inputs.ids.device, dtype=next(self.parameters()).dtype)
+        if isinstance(inputs, EmbeddedTokens):
+            width, device = inputs.layout.width, inputs.parts[0].device
+        else:
+            width, device = inputs.ids.shape[1], inputs.ids.device
+        shape = [len(inputs), width, self.out_dim] if self.is_sequence else [len(inputs), self.out_dim]
+        features = torch.zeros(shape, device=device, dtype=next(self.parameters()).dtype)
         if domains is None:
             return features
         for domain, encoder in enumerate(self.encoders):
@@ -103,8 +111,8 @@ class PrivatePerDomain(nn.Module):
             if len(rows):
                 encoded = encoder(inputs.select(rows))
                 if self.is_sequence:
-                    encoded = nn.functional.pad(encoded, (0, 0, 0, shape[1] - encoded.shape[1]))
-                features = features.index_copy(0, rows, encoded)
+                    encoded = nn.functional.pad(encoded, (0, 0, 0, width - encoded.shape[1]))
+                features = features.index_copy(0, rows, encoded.to(features.dtype))
         return features
 
 
@@ -113,9 +121,11 @@ class ClassifierOutput:
     """What the classifier computed.
 
     Attributes:
-        log_probs: ``float[n, num_classes]``, or per token ``[n, length, num_classes]`` without a pool.
+        log_probs: ``float[n, num_classes]``, or per token ``[n, length, num_classes]`` without a pool, 0 on
+            padding.
         shared: the shared features, what the discriminator reads.
-        gate_logits: logits of each gate by name (``"private"``, ``"predictor"``), one row per input row.
+        gate_logits: logits of each gate by name (``"private"``, ``"predictor"``): ``[n, num_experts]``, or
+            ``[n, length, num_experts]`` of a gate per token, 0 on padding.
         bag_logits: logits each gate mixed its bags with, ``[num_bags, num_experts]``; empty without bags.
     """
 
@@ -135,6 +145,7 @@ class SharedPrivateClassifier(nn.Module):
         private: F_p: a mixture over an own encoder (MAN-MoE), an encoder per language (MAN), or None.
         pool: for encoders of sequences: pools tokens before the predictor (classification); None leaves a
             prediction per token (tagging).
+        embedder: what all encoders read in common, see :func:`take_apart`; None: each reads the texts themselves.
 
     Raises:
         ValueError: when shared and private encoder do not both give sequences or both vectors, or vectors
@@ -147,6 +158,7 @@ class SharedPrivateClassifier(nn.Module):
         predictor: MixtureOfExperts | MLPPredictor,
         private: PrivateExperts | PrivatePerDomain | None = None,
         pool: DotProductAttention | None = None,
+        embedder: WordEmbedder | None = None,
     ) -> None:
         super().__init__()
         if isinstance(private, PrivateExperts):
@@ -163,6 +175,7 @@ class SharedPrivateClassifier(nn.Module):
                 "SharedPrivateClassifier: the predictor's experts must end in log_softmax, "
                 f"got {predictor.act2!r}"
             )
+        self.embedder = embedder
         self.shared = shared
         self.private = private
         self.predictor = predictor
@@ -170,7 +183,8 @@ class SharedPrivateClassifier(nn.Module):
 
     def discriminator_inputs(self, inputs: TokenSequences) -> tuple[Tensor, Tensor | None]:
         """Shared features and, for sequences, their mask: what a discriminator reads."""
-        return self.shared(inputs), inputs.mask if self.shared.is_sequence else None
+        read = inputs if self.embedder is None else self.embedder(inputs)
+        return self.shared(read), inputs.mask if self.shared.is_sequence else None
 
     def forward(
         self,
@@ -190,41 +204,62 @@ class SharedPrivateClassifier(nn.Module):
             bags: ``int64[n]``, switches both gates to the language level: texts of one bag are mixed with
                 the same weights.
             num_bags: number of bags.
-            bag_logits: the gates' logits of each bag, by gate, from an earlier output; None takes the means
-                over this batch.
+            bag_logits: the gates' logits of each bag, by gate, from an earlier output; a gate without an entry
+                takes the means over this batch.
         """
+        # Loops over lengths are nothing for a compiler; vectors of whole texts are.
+        classify = eager(self._classify) if self.shared.is_sequence else self._classify
+        return classify(inputs, domains, bags, num_bags, bag_logits)
+
+    def _classify(
+        self,
+        inputs: TokenSequences,
+        domains: Tensor | None,
+        bags: Tensor | None,
+        num_bags: int,
+        bag_logits: Mapping[str, Tensor] | None,
+    ) -> ClassifierOutput:
         gates: dict[str, Tensor] = {}
         mixed: dict[str, Tensor] = {}
+        # Sequences go through the mixtures token by token, packed: padding costs nothing there.
+        layout: TokenLayout | None = None
+        read: TokenSequences | EmbeddedTokens = inputs
+        if self.embedder is not None:
+            read = embedded = self.embedder(inputs)
+            layout = embedded.layout
+        elif self.shared.is_sequence:
+            layout = TokenLayout(inputs.lengths, inputs.ids.shape[1])
 
-        def bags_of(name: str, per_token: bool) -> Bags | None:
-            if bags is None:
-                return None
-            index = bags
-            if per_token:
-                index = bags.unsqueeze(1).expand(inputs.ids.shape).masked_fill(~inputs.mask, -1)
-            return Bags(index, num_bags, None if bag_logits is None else bag_logits[name])
+        def mixture(name: str, experts: MixtureOfExperts, x: Tensor, per_token: TokenLayout | None) -> Tensor:
+            group: Bags | None = None
+            if bags is not None:
+                members = bags if per_token is None else bags[per_token.texts]
+                group = Bags(members, num_bags, None if bag_logits is None else bag_logits.get(name))
+            output = experts(x, group)
+            logits = output.gate_logits
+            gates[name] = logits if per_token is None else per_token.unpack(logits)
+            if output.bag_logits is not None:
+                mixed[name] = output.bag_logits
+            features: Tensor = output.features
+            return features
 
-        def record(name: str, logits: Tensor, bag: Tensor | None) -> None:
-            gates[name] = logits
-            if bag is not None:
-                mixed[name] = bag
+        def packed(x: Tensor) -> Tensor:
+            return x if layout is None else layout.pack(x)
 
-        shared = self.shared(inputs)
-        features = shared
+        shared = self.shared(read)
+        features = packed(shared)
         if isinstance(self.private, PrivateExperts):
-            private = self.private.experts(
-                self.private.encoder(inputs), bags_of("private", self.shared.is_sequence)
-            )
-            record("private", private.gate_logits, private.bag_logits)
-            features = torch.cat([shared, private.features], dim=-1)
+            own = packed(self.private.encoder(read))
+            features = torch.cat([features, mixture("private", self.private.experts, own, layout)], dim=-1)
         elif self.private is not None:
-            features = torch.cat([shared, self.private(inputs, domains)], dim=-1)
+            features = torch.cat([features, packed(self.private(read, domains))], dim=-1)
         if self.pool is not None:
-            features = self.pool(features, inputs.mask)
+            assert layout is not None
+            features, layout = self.pool(layout.unpack(features), layout.mask), None
         if isinstance(self.predictor, MixtureOfExperts):
-            predicted = self.predictor(features, bags_of("predictor", features.dim() == 3))
-            record("predictor", predicted.gate_logits, predicted.bag_logits)
-            log_probs = predicted.features
+            log_probs = mixture("predictor", self.predictor, features, layout)
         else:
             log_probs = self.predictor(features)
-        return ClassifierOutput(log_probs, shared, gates, mixed)
+        return ClassifierOutput(
+            log_probs if layout is None else layout.unpack(log_probs), shared, gates, mixed
+        )

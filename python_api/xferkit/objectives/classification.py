@@ -16,9 +16,12 @@ def classification_nll(
     num_domains: int,
     *,
     weights: Tensor | None = None,
+    counts: Tensor | None = None,
     ignore_index: int = -1,
 ) -> Tensor:
     """J_C = sum over source languages of the mean of ``-log p(label)`` (Chen et al., ACL 2019, Eq. 2).
+
+    The mean is over texts, or over labelled tokens when tagging.
 
     Args:
         log_probs: ``float[num_items, num_classes]``, or ``[num_items, length, num_classes]`` for tagging.
@@ -27,6 +30,8 @@ def classification_nll(
         domains: ``int64[num_items]``, the source language of each item, -1 to leave an item out.
         num_domains: number of source languages.
         weights: ``float[num_domains]``, weight of each language's mean, default 1.
+        counts: ``float[num_domains]``, texts (tokens when tagging) of each language to divide by, see
+            :func:`sum_of_domain_means`.
         ignore_index: the label that is left out.
 
     Returns:
@@ -45,4 +50,6 @@ def classification_nll(
     while domains.dim() < labels.dim():
         domains = domains.unsqueeze(-1)
     item_domains = domains.expand_as(labels).masked_fill(ignored, -1)
-    return sum_of_domain_means(-picked.reshape(-1), item_domains.reshape(-1), num_domains, weights=weights)
+    return sum_of_domain_means(
+        -picked.reshape(-1), item_domains.reshape(-1), num_domains, weights=weights, counts=counts
+    )

@@ -10,7 +10,9 @@ from xferkit.objectives.domains import sum_of_domain_means
 __all__ = ["gate_nll"]
 
 
-def gate_nll(gate_logits: Tensor, domains: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def gate_nll(
+    gate_logits: Tensor, domains: Tensor, *, mask: Tensor | None = None, counts: Tensor | None = None
+) -> Tensor:
     """J_G = sum over source languages of the mean cross-entropy of the gate (Chen et al., ACL 2019, Eq. 5).
 
     Args:
@@ -18,6 +20,8 @@ def gate_nll(gate_logits: Tensor, domains: Tensor, *, mask: Tensor | None = None
             ``[num_items, length, num_experts]``; expert k belongs to source language k.
         domains: ``int64[num_items]``, the source language of each item, -1 to leave an item out.
         mask: ``bool[num_items, length]``, True on real tokens; only with a gate per token.
+        counts: ``float[num_experts]``, texts (tokens with a gate per token) of each language to divide by, see
+            :func:`sum_of_domain_means`.
 
     Returns:
         A scalar.
@@ -39,4 +43,4 @@ def gate_nll(gate_logits: Tensor, domains: Tensor, *, mask: Tensor | None = None
     domains = domains.reshape(-1)
     # Padding gets expert 0 here and no weight in the reduction.
     losses = cross_entropy(gate_logits.reshape(-1, num_experts), domains.clamp(min=0), reduction="none")
-    return sum_of_domain_means(losses, domains, num_experts)
+    return sum_of_domain_means(losses, domains, num_experts, counts=counts)

@@ -32,9 +32,9 @@ class Progress(Protocol):
 
 
 def make_progress(
-    kind: ProgressKind, total: int, *, title: str = "training", file: TextIO | None = None
+    kind: ProgressKind, total: int, *, title: str = "training", file: TextIO | None = None, done: int = 0
 ) -> Progress:
-    """Progress of ``total`` steps; ``"auto"`` is a bar on a terminal and plain lines elsewhere.
+    """Progress of ``total`` steps, ``done`` of them before; ``"auto"`` is a bar on a terminal, else plain lines.
 
     Raises:
         ValueError: for an unknown kind.
@@ -43,9 +43,9 @@ def make_progress(
     if kind == "auto":
         kind = "rich" if stream.isatty() else "plain"
     if kind == "rich":
-        return RichProgress(total, title, stream)
+        return RichProgress(total, title, stream, done)
     if kind == "plain":
-        return PlainProgress(total, title, stream)
+        return PlainProgress(total, title, stream, done)
     if kind == "silent":
         return SilentProgress()
     raise ValueError(f"progress must be 'auto', 'rich', 'plain' or 'silent', got {kind!r}")
@@ -72,9 +72,9 @@ class SilentProgress:
 class PlainProgress:
     """A line per report: steps, time left, metrics."""
 
-    def __init__(self, total: int, title: str, file: TextIO) -> None:
+    def __init__(self, total: int, title: str, file: TextIO, done: int = 0) -> None:
         self.total, self.title, self.file = total, title, file
-        self.done, self.start = 0, time.monotonic()
+        self.done, self.before, self.start = done, done, time.monotonic()
 
     def __enter__(self) -> PlainProgress:
         self.start = time.monotonic()
@@ -92,7 +92,7 @@ class PlainProgress:
     def report(self, stage: str, metrics: Mapping[str, float]) -> None:
         """Write a line."""
         elapsed = time.monotonic() - self.start
-        left = elapsed / max(self.done, 1) * (self.total - self.done)
+        left = elapsed / max(self.done - self.before, 1) * (self.total - self.done)
         print(
             f"{self.title} {stage} {self.done}/{self.total}  {left:.0f} s left  {_format(metrics)}",
             file=self.file,
@@ -103,7 +103,7 @@ class PlainProgress:
 class RichProgress:
     """A bar with the time left and the latest metrics."""
 
-    def __init__(self, total: int, title: str, file: TextIO) -> None:
+    def __init__(self, total: int, title: str, file: TextIO, done: int = 0) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -117,7 +117,7 @@ class RichProgress:
             console=Console(file=file),
         )
         self._title = title
-        self._task = self._bar.add_task(title, total=total, metrics="")
+        self._task = self._bar.add_task(title, total=total, completed=done, metrics="")
 
     def __enter__(self) -> RichProgress:
         self._bar.start()
