@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from dataclasses import asdict
 from typing import Any
 
 from xferkit.demo.result import Run
 from xferkit.demo.sentences import three_sentences
-from xferkit.metrics import Interval, verdict
+from xferkit.metrics import interval_record, verdict
 
 __all__ = ["cells_csv", "results_json", "summary_csv"]
-
-
-def _interval(interval: Interval | None) -> dict[str, Any] | None:
-    if interval is None:
-        return None
-    known = not math.isnan(interval.half_width)
-    return {
-        "mean": interval.mean,
-        "low": interval.low if known else None,
-        "high": interval.high if known else None,
-        "n": interval.n,
-    }
 
 
 def results_json(run: Run, names: dict[str, str]) -> dict[str, Any]:
@@ -40,11 +27,11 @@ def results_json(run: Run, names: dict[str, str]) -> dict[str, Any]:
             "binomial_error": summary.test_error,
             "methods": {
                 method.name: {
-                    "accuracy": _interval(method.accuracy),
-                    "macro_f1": _interval(method.macro_f1),
-                    "accuracy_against_pooled": _interval(method.accuracy_gain),
+                    "accuracy": interval_record(method.accuracy),
+                    "macro_f1": interval_record(method.macro_f1),
+                    "accuracy_against_pooled": interval_record(method.accuracy_gain),
                     "accuracy_verdict": method.accuracy_verdict,
-                    "macro_f1_against_pooled": _interval(method.macro_f1_gain),
+                    "macro_f1_against_pooled": interval_record(method.macro_f1_gain),
                     "macro_f1_verdict": method.macro_f1_verdict,
                     "seconds": method.seconds,
                     "gate": method.gate,
@@ -54,12 +41,12 @@ def results_json(run: Run, names: dict[str, str]) -> dict[str, Any]:
             },
             "lowercase_control": {
                 control.name: {
-                    "as_written": _interval(control.written),
-                    "lower_cased": _interval(control.lower),
-                    "lower_cased_less_as_written": _interval(control.shift),
-                    "gain_as_written": _interval(control.written_gain),
-                    "gain_lower_cased": _interval(control.lower_gain),
-                    "change": _interval(control.change),
+                    "as_written": interval_record(control.written),
+                    "lower_cased": interval_record(control.lower),
+                    "lower_cased_less_as_written": interval_record(control.shift),
+                    "gain_as_written": interval_record(control.written_gain),
+                    "gain_lower_cased": interval_record(control.lower_gain),
+                    "change": interval_record(control.change),
                     "change_verdict": control.change and verdict(control.change),
                 }
                 for control in summary.controls
@@ -108,7 +95,7 @@ def summary_csv(run: Run) -> str:
         for m in summary.methods:
             row: list[Any] = [summary.target, m.name, summary.seeds]
             for interval in (m.accuracy, m.macro_f1, m.accuracy_gain, m.macro_f1_gain):
-                values = _interval(interval) or {"mean": "", "low": "", "high": ""}
+                values = interval_record(interval) or {"mean": "", "low": "", "high": ""}
                 row += [values["mean"], values["low"], values["high"]]
             rows.append([*row, m.seconds])
     return _csv([*header, "seconds"], rows)

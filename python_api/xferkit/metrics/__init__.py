@@ -1,7 +1,14 @@
 """Pure functions from labels, predictions and repeated scores to numbers."""
 
 from xferkit.metrics.classification import accuracy, binomial_error, macro_f1, majority_rate, token_accuracy
-from xferkit.metrics.intervals import Interval, Verdict, paired_difference, t_interval, verdict
+from xferkit.metrics.intervals import (
+    Interval,
+    Verdict,
+    interval_record,
+    paired_difference,
+    t_interval,
+    verdict,
+)
 from xferkit.metrics.spans import Span, SpanScheme, SpanScores, TypeScores, bio_spans, span_f1
 
 __all__ = [
@@ -14,6 +21,7 @@ __all__ = [
     "accuracy",
     "binomial_error",
     "bio_spans",
+    "interval_record",
     "macro_f1",
     "majority_rate",
     "paired_difference",

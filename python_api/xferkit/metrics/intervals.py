@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import stdtrit
 
-__all__ = ["Interval", "Verdict", "paired_difference", "t_interval", "verdict"]
+__all__ = ["Interval", "Verdict", "interval_record", "paired_difference", "t_interval", "verdict"]
 
 #: What a difference and its interval allow one to say.
 Verdict = Literal["helps", "hurts", "no clear difference", "one run only"]
@@ -33,6 +33,19 @@ class Interval:
     def high(self) -> float:
         """Upper end, mean + half_width."""
         return self.mean + self.half_width
+
+
+def interval_record(interval: Interval | None) -> dict[str, Any] | None:
+    """An interval as JSON holds it: mean, low, high and n; the ends of a single run are None, as JSON has no NaN."""
+    if interval is None:
+        return None
+    known = not math.isnan(interval.half_width)
+    return {
+        "mean": interval.mean,
+        "low": interval.low if known else None,
+        "high": interval.high if known else None,
+        "n": interval.n,
+    }
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

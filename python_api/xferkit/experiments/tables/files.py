@@ -14,7 +14,7 @@ from xferkit.experiments.tables.config import TableConfig
 from xferkit.experiments.tables.plan import METHODS
 from xferkit.experiments.tables.summary import MethodResult, PanelResult, TargetResult, score_name
 from xferkit.experiments.tagging_cell import TaggingCell, TaggingOutcome
-from xferkit.metrics import Interval
+from xferkit.metrics import Interval, interval_record
 from xferkit.report.format import points, spread
 from xferkit.runs.schema import plain
 
@@ -244,7 +244,7 @@ def _panel_json(panel: PanelResult) -> dict[str, Any]:
             for method, of in panel.gates.items()
         },
         "gate_accuracy": {
-            method: {gate: _interval(i) for gate, i in of.items()}
+            method: {gate: interval_record(i) for gate, i in of.items()}
             for method, of in panel.gate_accuracy.items()
         },
     }
@@ -259,30 +259,18 @@ def _target_json(target: TargetResult) -> dict[str, Any]:
         "methods": {
             m.name: {
                 "runs": m.runs,
-                "score": _interval(m.score),
+                "score": interval_record(m.score),
                 "sd": None if math.isnan(m.sd) else m.sd,
-                "accuracy": _interval(m.accuracy),
-                "against_pooled": _interval(m.gain),
-                "against_man": _interval(m.man_gain),
+                "accuracy": interval_record(m.accuracy),
+                "against_pooled": interval_record(m.gain),
+                "against_man": interval_record(m.man_gain),
                 "verdict": m.verdict,
-                "source_dev": _interval(m.source_score),
-                "adversary_accuracy": _interval(m.discriminator),
-                "probe_accuracy": _interval(m.probe),
-                "gate_accuracy": {gate: _interval(i) for gate, i in m.gate_accuracy.items()},
+                "source_dev": interval_record(m.source_score),
+                "adversary_accuracy": interval_record(m.discriminator),
+                "probe_accuracy": interval_record(m.probe),
+                "gate_accuracy": {gate: interval_record(i) for gate, i in m.gate_accuracy.items()},
                 "seconds": m.seconds,
             }
             for m in target.methods
         },
-    }
-
-
-def _interval(interval: Interval | None) -> dict[str, Any] | None:
-    if interval is None:
-        return None
-    known = not math.isnan(interval.half_width)
-    return {
-        "mean": interval.mean,
-        "low": interval.low if known else None,
-        "high": interval.high if known else None,
-        "n": interval.n,
     }
