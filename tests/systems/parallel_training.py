@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 from toy_training import ToyMethod, toy_streams
@@ -21,6 +23,8 @@ def main() -> None:
     rank = int(os.environ.get("RANK", 0))
     dropout, stop_after = settings.pop("dropout", 0.0), settings.pop("stop_after", None)
     folder = settings.pop("folder", None)
+    # Registered before the trainer's, so it runs after it: what the interpreter goes down with.
+    atexit.register(lambda: (out / f"left-{rank}").touch() if not dist.is_initialized() else None)
     # Other weights on each rank: rank 0's must win.
     if settings.pop("tagger", False):
         from toy_tagging import tagging

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -76,7 +79,23 @@ def make_accelerator(config: TrainerConfig, folder: str | None = None) -> Any:
         raise ValueError(
             f"Trainer: device 'cpu' is not in effect, this process already trains on {PartialState().device}"
         )
+    if accelerator.num_processes > 1:
+        _leave_group_at_exit()
     return accelerator
+
+
+@cache
+def _leave_group_at_exit() -> None:
+    # A gloo thread that lets go of a Python tensor while the interpreter is going down aborts the process
+    # ("terminate called without an active exception"), after a training that was complete. Leaving the group
+    # joins those threads, unless FSDP2's meshes still hold it: they get a moment to let go of what they
+    # finished. Not at the end of a training: a process may train several times (seeds).
+    def leave() -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+            time.sleep(0.1)
+
+    atexit.register(leave)
 
 
 class Replica:
