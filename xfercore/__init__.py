@@ -5,17 +5,36 @@ signature in :mod:`xfercore.reference`.
 """
 
 from xfercore._build import build_info
-from xfercore.ops import gated_mix, grad_reverse, linear_grad_reverse, moe_mlp_mix
+from xfercore.ops import (
+    agem_coef,
+    combine_gradients,
+    gated_mix,
+    grad_reverse,
+    gradnorm_stats,
+    gradvac_coef,
+    linear_grad_reverse,
+    mgda_coef,
+    moe_mlp_mix,
+    pcgrad_coef,
+    task_gram,
+)
 from xfercore.schedules import GradReverseSchedule
 from xfercore.status import device_status
 
 __all__ = [
     "GradReverseSchedule",
+    "agem_coef",
     "build_info",
+    "combine_gradients",
     "device_status",
     "gated_mix",
     "grad_reverse",
+    "gradnorm_stats",
+    "gradvac_coef",
     "linear_grad_reverse",
+    "mgda_coef",
     "moe_mlp_mix",
+    "pcgrad_coef",
+    "task_gram",
 ]
 __version__ = "0.1.0"

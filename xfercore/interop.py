@@ -52,6 +52,8 @@ def accept_arrays(function: Callable[P, R]) -> Callable[P, R]:
 def _array_library(values: Sequence[Any]) -> str | None:
     """The library of the first foreign array among the arguments, list arguments included."""
     for value in values:
+        if isinstance(value, Tensor):  # first, because lists may hold thousands
+            continue
         if isinstance(value, (list, tuple)):
             found = _array_library(value)
             if found:
@@ -75,6 +77,7 @@ def _to_tensor(op: str, name: str, value: Any) -> Any:
 
 
 def _from_tensor(value: Any, library: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_from_tensor(item, library) for item in value)
+    if isinstance(value, (tuple, list)):
+        items = [_from_tensor(item, library) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return library.from_dlpack(value) if isinstance(value, Tensor) else value

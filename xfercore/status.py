@@ -6,7 +6,10 @@ import torch
 
 __all__ = ["device_status"]
 
-_MEANINGS = {1: "gated_mix: a target was outside [0, num_experts) and not ignore_index; its gate_nll is NaN"}
+_MEANINGS = {
+    1: "gated_mix: a target was outside [0, num_experts) and not ignore_index; its gate_nll is NaN",
+    2: "task_gram: offsets were out of order or out of range; the Gram matrices of their groups are NaN",
+}
 
 
 def device_status(device: torch.device | str = "cuda", *, clear: bool = True) -> list[str]:

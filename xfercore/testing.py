@@ -28,6 +28,7 @@ __all__ = [
     "float_dtypes",
     "gradients",
     "record_calls",
+    "same_values",
 ]
 
 #: Largest error against the fp64 reference, relative to the largest magnitude of the expected tensor. For half
@@ -43,16 +44,28 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One valid call."""
+    """One valid call.
+
+    ``written`` names the keyword arguments that the function writes to: each call gets tensors of its own, full of NaN.
+    """
 
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    written: tuple[str, ...] = field(default=(), kw_only=True)
 
     def call(self, function: Callable[..., Any]) -> tuple[Tensor, ...]:
-        """The function's results as a tuple."""
-        out = function(*self.args, **self.kwargs)
-        return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        """The function's results as a tuple, without those that are None."""
+
+        def fresh(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return torch.full_like(value, float("nan"), memory_format=torch.contiguous_format)
+
+        written = {name: tree_map(fresh, self.kwargs[name]) for name in self.written}
+        out = function(*self.args, **(self.kwargs | written))
+        results = tuple(out) if isinstance(out, (tuple, list)) else (out,)
+        return tuple(result for result in results if result is not None)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
         """The same call on changed tensors; those that required grad are leaves that do again."""
@@ -64,7 +77,7 @@ class Sample:
             return new.detach().requires_grad_() if value.requires_grad else new
 
         args, kwargs = tree_map(one, (self.args, self.kwargs))
-        return Sample(self.name, args, kwargs)
+        return Sample(self.name, args, kwargs, written=self.written)
 
     def variables(self) -> list[Tensor]:
         """The tensors that require grad, in the order of the arguments."""
@@ -108,9 +121,15 @@ class OpSpec:
         reference: its definition in plain PyTorch.
         samples: small valid calls for ``(device, dtype, requires_grad)``: odd, empty and single sizes, every option.
         large_samples: calls that spread over several threads.
+        error_samples: invalid calls on a device.
         gradcheck_samples: the fp64 calls whose derivatives are checked numerically. For gradient reversal these have
             ``lam = -1``, where the derivative is the function's own.
-        error_samples: invalid calls on a device.
+        differentiable: whether the op has a derivative. Else it refuses tensors that require grad, and its samples
+            hold none whatever is asked.
+        dtypes: the only dtypes that the op's floating arguments may have, whatever dtype a sample is asked for; None:
+            those of :func:`float_dtypes`.
+        tolerance: the largest error against the reference where that of the dtype does not hold: an iteration that
+            stops a rounding earlier or later.
         double_backward: whether second derivatives are exact (else they raise).
         functorch: whether the op works under ``torch.func`` transforms (else it raises).
         returns_view: whether the result aliases its input.
@@ -124,14 +143,21 @@ class OpSpec:
     reference: Callable[..., Any]
     samples: MakeSamples
     large_samples: MakeSamples
-    gradcheck_samples: Callable[[torch.device], list[Sample]]
     error_samples: Callable[[torch.device], list[ErrorSample]]
+    gradcheck_samples: Callable[[torch.device], list[Sample]] = lambda device: []
+    differentiable: bool = True
+    dtypes: tuple[torch.dtype, ...] | None = None
+    tolerance: float | None = None
     double_backward: bool = True
     functorch: bool = False
     returns_view: bool = False
     autocast: Literal["lower", "widest", "none"] = "lower"
     autocast_keeps: tuple[int, ...] = ()
     thread_invariant: bool = True
+
+    def dtypes_on(self, device: torch.device) -> list[torch.dtype]:
+        """The dtypes to ask samples for on a device."""
+        return float_dtypes(device) if self.dtypes is None else list(self.dtypes)
 
 
 def devices() -> list[torch.device]:
@@ -155,9 +181,14 @@ def assert_close(
 ) -> None:
     """Error at most ``tolerance`` (default: that of the actual dtype) times the expected tensor's largest magnitude.
 
+    Integers and flags are compared exactly.
+
     ``floor`` is the least magnitude to take: what cancels to almost nothing is compared with what it came from.
     """
     assert actual.shape == expected.shape, f"{what}: shape {list(actual.shape)}, not {list(expected.shape)}"
+    if not actual.is_floating_point():
+        assert torch.equal(actual, expected), f"{what}: {actual}, not {expected}"
+        return
     tolerance = TOLERANCES[actual.dtype] if tolerance is None else tolerance
     torch.testing.assert_close(
         actual.detach().to(torch.float64),
@@ -169,8 +200,15 @@ def assert_close(
     )
 
 
+def same_values(actual: Tensor, expected: Tensor) -> bool:
+    """Whether shape, dtype and every value are equal, where NaN equals NaN."""
+    if actual.dtype != expected.dtype or actual.shape != expected.shape:
+        return False
+    return bool(((actual == expected) | ((actual != actual) & (expected != expected))).all())
+
+
 def _magnitude(tensors: Sequence[Tensor]) -> float:
-    finite = [t.detach()[t.detach().isfinite()] for t in tensors]
+    finite = [t.detach()[t.detach().isfinite()] for t in tensors if t.is_floating_point()]
     return max((float(t.abs().max()) for t in finite if t.numel()), default=0.0)
 
 
@@ -188,6 +226,8 @@ def gradients(
         for c, out in zip(drawn, outputs, strict=True)
     ]
     variables = sample.variables()
+    if not variables:
+        return outputs, cotangents, []
     used = [(out, c) for out, c in zip(outputs, cotangents, strict=True) if out.requires_grad]
     grads = torch.autograd.grad(
         [out for out, _ in used],
@@ -201,26 +241,29 @@ def gradients(
 
 
 def assert_matches_reference(spec: OpSpec, sample: Sample, *, second_order: bool = False) -> None:
-    """Values and gradients of the op equal those of its reference in fp64, to the tolerance of the op's dtype.
+    """Values and gradients, if any, of the op equal those of its reference in fp64, to the op's dtype's tolerance.
 
     With ``second_order``, so do the gradients of a random functional of the gradients.
     """
     exact = sample.map(lambda t: t.to(torch.float64) if t.is_floating_point() else t)
     outputs, cotangents, grads = gradients(spec.op, sample, create_graph=second_order)
     outputs_, cotangents_, grads_ = gradients(spec.reference, exact, create_graph=second_order)
-    _assert_all_close(outputs, outputs_, f"{spec.name}[{sample.name}]: output")
-    _assert_all_close(grads, grads_, f"{spec.name}[{sample.name}]: gradient")
+    _assert_all_close(outputs, outputs_, f"{spec.name}[{sample.name}]: output", spec.tolerance)
+    _assert_all_close(grads, grads_, f"{spec.name}[{sample.name}]: gradient", spec.tolerance)
     if second_order:
         seconds = _second_gradients([*sample.variables(), *cotangents], grads)
         seconds_ = _second_gradients([*exact.variables(), *cotangents_], grads_)
-        _assert_all_close(seconds, seconds_, f"{spec.name}[{sample.name}]: second-order gradient")
+        what = f"{spec.name}[{sample.name}]: second-order gradient"
+        _assert_all_close(seconds, seconds_, what, spec.tolerance)
 
 
-def _assert_all_close(actual: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
+def _assert_all_close(
+    actual: Sequence[Tensor], expected: Sequence[Tensor], what: str, tolerance: float | None
+) -> None:
     # One tensor may hold only what the others left by cancelling (a confident row's log-softmax does that).
     floor = 0.5 * _magnitude(expected)
     for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
-        assert_close(one, other, f"{what} {i}", floor=floor)
+        assert_close(one, other, f"{what} {i}", tolerance=tolerance, floor=floor)
 
 
 def _second_gradients(wanted: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
@@ -259,7 +302,7 @@ def record_calls(
 
 
 def check_op(spec: OpSpec, device: torch.device, *, traced_samples: int | None = None) -> dict[str, int]:
-    """``opcheck`` of every torch op behind the function, ``gradcheck`` and ``gradgradcheck``.
+    """``opcheck`` of every torch op behind the function, ``gradcheck`` and ``gradgradcheck`` where it has derivatives.
 
     opcheck's trace through AOTDispatcher takes most of the time: ``traced_samples`` limits it to so many, spread
     over the samples; its other checks run for all.
@@ -272,6 +315,10 @@ def check_op(spec: OpSpec, device: torch.device, *, traced_samples: int | None =
     """
     samples = spec.samples(device, torch.float32, True)
     checked = spec.gradcheck_samples(device) if device.type == "cpu" else []  # float64 exists there alone
+    if device.type == "cpu" and bool(checked) != spec.differentiable:
+        raise AssertionError(
+            f"{spec.name}: differentiable = {spec.differentiable}, {len(checked)} gradcheck samples"
+        )
     planned = {"opcheck": len(samples), "gradcheck": len(checked)}
     planned["gradgradcheck"] = len(checked) if spec.double_backward else 0
     executed = dict.fromkeys(planned, 0)
@@ -279,12 +326,13 @@ def check_op(spec: OpSpec, device: torch.device, *, traced_samples: int | None =
     step = 1 if traced_samples is None else -(-len(samples) // traced_samples)
     for i, sample in enumerate(samples):
         checks: tuple[str, ...] = ("test_schema", "test_autograd_registration", "test_faketensor")
-        if i % step == 0:
-            checks += ("test_aot_dispatch_dynamic",)
         calls = record_calls(spec.op, sample)
         for overload, args, kwargs in calls:
             fresh_args, fresh_kwargs = tree_map(_fresh_leaf, (args, kwargs))
-            torch.library.opcheck(overload, fresh_args, fresh_kwargs, test_utils=checks)
+            traced: tuple[str, ...] = ("test_aot_dispatch_dynamic",) if i % step == 0 else ()
+            if traced and _check_traced_nan(overload, fresh_args, fresh_kwargs):
+                traced = ()
+            torch.library.opcheck(overload, fresh_args, fresh_kwargs, test_utils=checks + traced)
             seen.add(str(overload))
         executed["opcheck"] += bool(calls)
     for sample in checked:
@@ -295,6 +343,22 @@ def check_op(spec: OpSpec, device: torch.device, *, traced_samples: int | None =
         if executed[check] < count or (count == 0 and check == "opcheck"):
             raise AssertionError(f"{spec.name}: {executed[check]} of {count} planned cases of {check} ran")
     return executed
+
+
+def _check_traced_nan(overload: Any, args: Any, kwargs: Any) -> bool:
+    """Where results hold NaN, which opcheck's trace takes for unequal: the same check by values, and whether it ran."""
+    expected, _ = tree_flatten(overload(*args, **kwargs))
+    if not any(isinstance(e, Tensor) and bool((e != e).any()) for e in expected):
+        return False
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda *a, **k: overload(*a, **k), backend="aot_eager", fullgraph=True, dynamic=True
+    )
+    actual, _ = tree_flatten(compiled(*args, **kwargs))
+    for one, other in zip(actual, expected, strict=True):
+        if not same_values(one, other):
+            raise AssertionError(f"{overload}: traced {one}, eager {other}")
+    return True
 
 
 def _check_gradients(spec: OpSpec, sample: Sample, executed: dict[str, int]) -> None:

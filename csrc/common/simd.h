@@ -5,6 +5,10 @@
 
 #include <cstring>
 
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 #include "common/dtype.h"
 
 namespace xfer {
@@ -40,9 +44,19 @@ XFER_HD void load_lanes(const T* from, lanes_t<T>& out) {
     const uint16_lanes wide = __builtin_convertvector(bits, uint16_lanes) << 16;
     memcpy(&out, &wide, sizeof(out));
   } else {
+    // By hand: GCC 12 converts vectors of _Float16 one element at a time.
+#if defined(__AVX512F__)
+    const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    memcpy(&out, &wide, sizeof(out));
+#elif defined(__F16C__)
+    const __m128i* half = reinterpret_cast<const __m128i*>(from);
+    const __m256 wide[2] = {_mm256_cvtph_ps(_mm_loadu_si128(half)), _mm256_cvtph_ps(_mm_loadu_si128(half + 1))};
+    memcpy(&out, wide, sizeof(out));
+#else
     half_lanes half;
     memcpy(&half, from, sizeof(half));
     out = __builtin_convertvector(half, float16_lanes);
+#endif
   }
 }
 
@@ -50,6 +64,13 @@ template <typename T>
 XFER_HD void store_lanes(T* to, const lanes_t<T>& value) {
   if constexpr (sizeof(T) >= 4) {
     memcpy(to, &value, sizeof(value));
+#if defined(__AVX512F__)
+  } else if constexpr (__is_same(T, f16_t)) {
+    __m512 wide;
+    memcpy(&wide, &value, sizeof(wide));
+    const __m256i half = _mm512_cvtps_ph(wide, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    memcpy(to, &half, sizeof(half));
+#endif
   } else {
     for (int64_t i = 0; i < kLanes; ++i) store_as(to[i], value[i]);
   }

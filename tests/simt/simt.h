@@ -155,8 +155,13 @@ T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T
   return old;
 }
 
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline void __threadfence() {}
 template <typename T>
 T __ldg(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcs(const T* address) {
   return *address;
 }

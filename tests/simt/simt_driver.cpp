@@ -4,6 +4,7 @@
 
 #include "ops/gated_mix/gated_mix.h"
 #include "ops/grad_reverse/grad_reverse.h"
+#include "ops/gradient_surgery/gradient_surgery_gram.cuh"
 #include "ops/moe_mlp_mix/moe_mlp_mix_backward.cuh"
 #include "simt_planted.h"
 
@@ -49,6 +50,19 @@ void moe_mlp_mix_backward_limits(int64_t chunk_bytes, int64_t slices) {
 }
 int64_t moe_mlp_mix_backward_workspace_bytes(const xfer::MoeMlpMixShape* shape, int32_t dtype) {
   return xfer::moe_mlp_mix_backward_workspace_bytes_cuda(*shape, static_cast<xfer::DType>(dtype));
+}
+SIMT_ENTRY(task_gram, xfer::TaskGramArgs)
+SIMT_ENTRY(combine_gradients, xfer::CombineGradientsArgs)
+SIMT_ENTRY(gradvac_coef, xfer::GradVacCoefArgs)
+SIMT_ENTRY(mgda_coef, xfer::MgdaCoefArgs)
+SIMT_ENTRY(gradnorm_stats, xfer::GradNormStatsArgs)
+SIMT_ENTRY(agem_coef, xfer::AgemCoefArgs)
+int64_t task_gram_workspace_bytes(const xfer::TaskGramArgs* args) {
+  return xfer::task_gram_workspace_bytes_cuda(*args);
+}
+void task_gram_chunk_unit(int64_t columns) {
+  xfer::gram_limits() = xfer::GramLimits{};
+  if (columns > 0) xfer::gram_limits().chunk_unit = columns;
 }
 SIMT_ENTRY(planted, xfer::PlantedArgs)
 

@@ -265,3 +265,113 @@ class MoeMlpMixBackwardArgs(ctypes.Structure):
         ("grad_b2", _P),
         ("workspace", _P),
     ]
+
+
+class TaskGradientsView(ctypes.Structure):
+    _fields_ = [
+        ("dtype", ctypes.c_int32),
+        ("num_tasks", _I64),
+        ("num_columns", _I64),
+        ("num_segments", _I64),
+        ("offsets", _P),
+        ("base", _P),
+        ("row_stride", _I64),
+        ("pointers", _P),
+    ]
+
+
+class TaskGramArgs(ctypes.Structure):
+    _fields_ = [
+        ("grads", TaskGradientsView),
+        ("num_groups", _I64),
+        ("group_offsets", _P),
+        ("gram", _P),
+        ("workspace", _P),
+        ("status", _P),
+        ("stream", _P),
+    ]
+
+
+class CombineGradientsArgs(ctypes.Structure):
+    _fields_ = [
+        ("grads", TaskGradientsView),
+        ("num_groups", _I64),
+        ("group_offsets", _P),
+        ("weights", _P),
+        ("out", _P),
+        ("out_pointers", _P),
+        ("stream", _P),
+    ]
+
+
+class SurgeryOrder(ctypes.Structure):
+    _fields_ = [("order", _P), ("group_stride", _I64), ("row_stride", _I64), ("seed_step", _P)]
+
+
+class GradVacCoefArgs(ctypes.Structure):
+    _fields_ = [
+        ("num_groups", _I64),
+        ("num_tasks", _I64),
+        ("gram", _P),
+        ("ema", _P),
+        ("beta", ctypes.c_double),
+        ("order", SurgeryOrder),
+        ("target", _P),
+        ("use_target_value", ctypes.c_bool),
+        ("target_value", ctypes.c_double),
+        ("target_clip", ctypes.c_double),
+        ("residual_eps", ctypes.c_double),
+        ("task_weights", _P),
+        ("task_mask", _P),
+        ("apply_to", _P),
+        ("weights", _P),
+        ("new_ema", _P),
+        ("cosine", _P),
+        ("moved", _P),
+        ("coefficients", _P),
+        ("stream", _P),
+    ]
+
+
+class MgdaCoefArgs(ctypes.Structure):
+    _fields_ = [
+        ("num_groups", _I64),
+        ("num_tasks", _I64),
+        ("gram", _P),
+        ("scale", _P),
+        ("task_mask", _P),
+        ("tolerance", ctypes.c_double),
+        ("max_iterations", _I64),
+        ("weights", _P),
+        ("gap", _P),
+        ("stream", _P),
+    ]
+
+
+class GradNormStatsArgs(ctypes.Structure):
+    _fields_ = [
+        ("num_groups", _I64),
+        ("num_tasks", _I64),
+        ("gram", _P),
+        ("losses", _P),
+        ("initial_losses", _P),
+        ("weights", _P),
+        ("task_mask", _P),
+        ("alpha", ctypes.c_double),
+        ("grad_weights", _P),
+        ("loss", _P),
+        ("norms", _P),
+        ("stream", _P),
+    ]
+
+
+class AgemCoefArgs(ctypes.Structure):
+    _fields_ = [
+        ("num_groups", _I64),
+        ("num_tasks", _I64),
+        ("gram", _P),
+        ("reference", _I64),
+        ("weights", _P),
+        ("cosine", _P),
+        ("stream", _P),
+    ]

@@ -1,8 +1,22 @@
-"""The public functions, one module an op."""
+"""The public functions, one module an op, or a family of ops that work on each other's results."""
 
 from xfercore.ops.gated_mix import gated_mix
 from xfercore.ops.grad_reverse import grad_reverse
+from xfercore.ops.gradient_surgery import agem_coef, gradnorm_stats, gradvac_coef, mgda_coef, pcgrad_coef
 from xfercore.ops.linear_grad_reverse import linear_grad_reverse
 from xfercore.ops.moe_mlp_mix import moe_mlp_mix
+from xfercore.ops.task_gradients import combine_gradients, task_gram
 
-__all__ = ["gated_mix", "grad_reverse", "linear_grad_reverse", "moe_mlp_mix"]
+__all__ = [
+    "agem_coef",
+    "combine_gradients",
+    "gated_mix",
+    "grad_reverse",
+    "gradnorm_stats",
+    "gradvac_coef",
+    "linear_grad_reverse",
+    "mgda_coef",
+    "moe_mlp_mix",
+    "pcgrad_coef",
+    "task_gram",
+]

@@ -2,7 +2,28 @@
 
 from xfercore.reference.gated_mix import gated_mix
 from xfercore.reference.grad_reverse import grad_reverse
+from xfercore.reference.gradient_surgery import (
+    agem_coef,
+    combine_gradients,
+    gradnorm_stats,
+    gradvac_coef,
+    mgda_coef,
+    pcgrad_coef,
+    task_gram,
+)
 from xfercore.reference.linear_grad_reverse import linear_grad_reverse
 from xfercore.reference.moe_mlp_mix import moe_mlp_mix
 
-__all__ = ["gated_mix", "grad_reverse", "linear_grad_reverse", "moe_mlp_mix"]
+__all__ = [
+    "agem_coef",
+    "combine_gradients",
+    "gated_mix",
+    "grad_reverse",
+    "gradnorm_stats",
+    "gradvac_coef",
+    "linear_grad_reverse",
+    "mgda_coef",
+    "moe_mlp_mix",
+    "pcgrad_coef",
+    "task_gram",
+]
