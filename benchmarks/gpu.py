@@ -81,9 +81,14 @@ def stages(out: Path) -> list[Stage]:
             ],
             programs=("compute-sanitizer",),
         ),
-        Stage("times", [*run, "--op", "all", "--json", str(out / "cuda.json")], ("torch",)),
+        Stage("times", [*run, "--op", "all", "--json", str(out / "cuda.json")], ("torch",), limit_s=900),
         Stage(
             "step", [*run, "--system", "man_moe_step", "--json", str(out / "step.json")], ("torch", "scipy")
+        ),
+        Stage(
+            "surgery_step",
+            [*run, "--system", "surgery_step", "--json", str(out / "surgery_step.json")],
+            ("torch", "numpy"),
         ),
     ]
 

@@ -9,6 +9,26 @@ import torch
 import xfercore
 
 
+def _surgery(grads: torch.Tensor) -> None:
+    """Arena and list form, empty groups, and the coefficients of every method."""
+    num_tasks, numel = grads.shape
+    offsets = torch.tensor([0, 3, 3, 20000, numel], device="cuda")
+    gram = xfercore.task_gram(grads, offsets)
+    seed_step = torch.tensor([1, 2], device="cuda")
+    found = xfercore.gradvac_coef(gram, torch.zeros_like(gram), seed_step=seed_step)
+    xfercore.combine_gradients(grads, offsets, found.weights)
+    xfercore.mgda_coef(gram)
+    xfercore.agem_coef(gram)
+    losses = torch.rand(num_tasks, device="cuda", dtype=torch.float64) + 0.1
+    xfercore.gradnorm_stats(gram, losses, losses, losses)
+    rows = [[row[:17], None if t else row[17:], row[17:20]] for t, row in enumerate(grads)]
+    xfercore.combine_gradients(
+        rows,
+        [0, 1, 3],
+        xfercore.pcgrad_coef(xfercore.task_gram(rows, [0, 1, 3]), seed_step=seed_step).weights,
+    )
+
+
 def main() -> None:
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -41,6 +61,8 @@ def main() -> None:
                 x, *weights, act2=act2, mix=mix, dropout_p=dropout_p, recompute=recompute
             )
             (out.float().sum() + gate_logits.float().sum()).backward()
+        for num_tasks in (1, 7, 25, 37):
+            _surgery(torch.randn(num_tasks, 2 * 16384 + 37, device="cuda", dtype=dtype))
     torch.cuda.synchronize()
     print("every kernel ran")
 

@@ -11,7 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -48,6 +48,8 @@ Samples = dict[str, list[float]]
 _MIN_COPY_BYTES = 128 << 20
 _QUICK_COPY_BYTES = 8 << 20
 _SHORT_SECONDS = 0.1
+_LONG_SECONDS = 2.0  # a call that takes longer is warm after its first
+_LEAST_ROUNDS = 3
 _CUDA_FLUSH_BYTES = 256 << 20  # more than any last-level cache of a GPU
 
 
@@ -108,7 +110,10 @@ class Bench:
 
 @dataclass(frozen=True)
 class Case:
-    """One row: ``op/pass/device/dtype/shape``, how to set it up, and the work it must do."""
+    """One row: ``op/pass/device/dtype/shape``, how to set it up, and the work it must do.
+
+    Rounds that would take more than ``seconds`` become fewer, but three at least.
+    """
 
     op: str
     passes: str
@@ -116,6 +121,7 @@ class Case:
     options: Options
     setup: Callable[[Case], Bench]
     work: Work = field(default_factory=Work)
+    seconds: float = math.inf
 
     @property
     def label(self) -> str:
@@ -140,7 +146,7 @@ class Candidate:
 
 
 def bind(candidate: Candidate, passes: str, cotangents: Sequence[Tensor] = ()) -> Run:
-    """A closure that runs one forward without grad, or one forward and backward.
+    """A closure that runs one forward without grad, or one forward and backward; ``"call"`` is for ops without one.
 
     Outputs come first, then gradients in the order of ``leaves``: leaves that all candidates of a case have
     in common stand in front, and the results are compared as far as the oracle's go.
@@ -150,7 +156,7 @@ def bind(candidate: Candidate, passes: str, cotangents: Sequence[Tensor] = ()) -
         result = candidate.function(*candidate.args)
         return (result,) if isinstance(result, Tensor) else tuple(result)
 
-    if passes == "forward":
+    if passes in ("call", "forward"):
 
         def run() -> tuple[Tensor, ...]:
             with torch.no_grad():
@@ -165,7 +171,7 @@ def bind(candidate: Candidate, passes: str, cotangents: Sequence[Tensor] = ()) -
             return values + torch.autograd.grad(roots, candidate.leaves, grads)
 
     else:
-        raise ValueError(f"bind: passes is 'forward' or 'forward_backward', not {passes!r}")
+        raise ValueError(f"bind: passes is 'call', 'forward' or 'forward_backward', not {passes!r}")
     return run
 
 
@@ -197,9 +203,10 @@ def _ceilings(case: Case) -> dict[str, tuple[Run, float]]:
     ceilings: dict[str, tuple[Run, float]] = {"copy": (lambda: [target.copy_(source)], 8.0 * size)}
     if case.work.matmul is not None:
         m, k, n = case.work.matmul
-        a = torch.randn(m, k, device=options.device, dtype=options.dtype)
-        b = torch.randn(k, n, device=options.device, dtype=options.dtype)
-        out = torch.empty(m, n, device=options.device, dtype=options.dtype)
+        dtype = case.work.matmul_dtype or options.dtype
+        a = torch.randn(m, k, device=options.device, dtype=dtype)
+        b = torch.randn(k, n, device=options.device, dtype=dtype)
+        out = torch.empty(m, n, device=options.device, dtype=dtype)
 
         def product() -> Sequence[Tensor]:
             with torch.no_grad():
@@ -216,7 +223,12 @@ def _warm_up(run: Run, options: Options, flush: Tensor | None) -> tuple[float, f
     if options.device == "cuda":
         torch.cuda.synchronize()
     first = time.perf_counter() - start
-    return first, min(time_calls(run, 1, options.device, flush)[options.clock] for _ in range(options.warmup))
+    seconds = math.inf
+    for _ in range(options.warmup):
+        seconds = min(seconds, time_calls(run, 1, options.device, flush)[options.clock])
+        if seconds > _LONG_SECONDS:
+            break
+    return first, seconds
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -259,6 +271,10 @@ def measure(case: Case) -> dict[str, Any]:
 
     # Calls to a sample: enough to last well beyond the clock's resolution.
     repeats = {name: max(1, min(1000, math.ceil(least / max(s, 1e-7)))) for name, s in durations.items()}
+    round_seconds = sum(durations[name] * count for name, count in repeats.items())
+    if round_seconds * options.rounds > case.seconds:
+        fewer = max(_LEAST_ROUNDS, int(case.seconds / round_seconds))
+        options = replace(options, rounds=min(options.rounds, fewer))
     samples = _rounds(runs, durations, repeats, options, flush)
     for name, entry in entries.items():
         if name in samples:
@@ -322,7 +338,7 @@ def _compare(
     rates = {
         name: [amount / s for s in samples[f"ceiling:{name}"][clock]] for name, amount in amounts.items()
     }
-    flop_rates: Sequence[float | None] = rates.get("matmul", [None] * case.options.rounds)
+    flop_rates: Sequence[float | None] = rates.get("matmul", [None] * len(rates["copy"]))
     floors = [floor_seconds(case.work, f, b) for f, b in zip(flop_rates, rates["copy"], strict=True)]
     ours = next(name for name, entry in entries.items() if entry["role"] == "ours")
     best: dict[str, str] = {}

@@ -32,12 +32,14 @@ Run = Callable[[], Sequence[Tensor]]
 class Work:
     """The least a computation must do: FLOPs of its matrix products and bytes, each operand once.
 
-    ``matmul`` is the ``(m, k, n)`` product whose measured rate stands for the FLOPs.
+    ``matmul`` is the ``(m, k, n)`` product whose measured rate stands for the FLOPs, in ``matmul_dtype`` (None: the
+    inputs').
     """
 
     flops: float = 0.0
     bytes: float = 0.0
     matmul: tuple[int, int, int] | None = None
+    matmul_dtype: torch.dtype | None = None
 
 
 def quantile(values: Sequence[float], q: float) -> float:

@@ -28,10 +28,12 @@ OPS = {
     "gated_mix": ("benchmarks.ops.bench_gated_mix", "cases"),
     "grad_reverse": ("benchmarks.ops.bench_grad_reverse", "cases"),
     "linear_grad_reverse": ("benchmarks.ops.bench_grad_reverse", "linear_cases"),
+    "gradient_surgery": ("benchmarks.ops.bench_gradient_surgery", "cases"),
 }
 SYSTEMS = {
     "man_moe_step": ("benchmarks.systems.bench_man_moe_step", "cases"),
     "man_moe_tagging": ("benchmarks.systems.bench_man_moe_tagging", "cases"),
+    "surgery_step": ("benchmarks.systems.bench_surgery_step", "cases"),
     "readers": ("benchmarks.systems.bench_readers", "cases"),
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
