@@ -22,7 +22,8 @@ inline stream_t current_stream(const at::Tensor& t) {
 // Calls the CUDA launcher on t's device and torch's current stream there (stored in `stream`, a member of args), or
 // explains why there is none in this build.
 template <typename Launcher, typename Args>
-void launch_cuda(Launcher launcher, const char* op, const at::Tensor& t, const Args& args, stream_t& stream) {
+void launch_cuda(Launcher launcher, [[maybe_unused]] const char* op, const at::Tensor& t, const Args& args,
+                 stream_t& stream) {
 #if defined(XFER_WITH_CUDA)
   const c10::DeviceGuard guard(t.device());
   stream = current_stream(t);

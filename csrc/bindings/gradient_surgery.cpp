@@ -139,7 +139,9 @@ void combine_gradients_list_out(const OptionalTensors& grads, int64_t num_tasks,
   const TaskGradients taken = list_gradients(combine_check, grads, num_tasks, offsets, like);
   std::vector<at::Tensor> wanted(taken.view.num_segments);
   for (size_t m = 0; m < out.size(); ++m) {
-    const int64_t n = places[m];
+    const int64_t n = m < places.size() ? places[m] : -1;
+    TORCH_CHECK_VALUE(n >= 0 && n < taken.view.num_segments, "combine_gradients(): out must have a place among the ",
+                      "num_params = ", taken.view.num_segments, " parameters, got ", n);
     const std::optional<at::Tensor>& first = taken.first_of_param[n];
     combine_check.like(out[m], "out[n]", like, "grads");
     TORCH_CHECK_VALUE(!first.has_value() || out[m].sizes() == first->sizes(), "combine_gradients(): out[", n,

@@ -199,12 +199,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gradnorm_stats(const at::Tensor& 
 
 std::tuple<at::Tensor, at::Tensor> agem_coef(const at::Tensor& gram, int64_t reference) {
   Coefficients c("agem_coef", gram);
-  TORCH_CHECK_VALUE(reference >= 0 && reference < c.num_tasks(),
+  TORCH_CHECK_VALUE(reference >= -c.num_tasks() && reference < c.num_tasks(),
                     "agem_coef(): reference must be a task's number below num_tasks = ", c.num_tasks(), ", got ",
                     reference);
   at::Tensor weights = c.empty_rows(), cosine = c.empty_groups();
   AgemCoefArgs args{};
-  args.reference = reference;
+  args.reference = reference < 0 ? reference + c.num_tasks() : reference;
   args.weights = weights.mutable_data_ptr<double>();
   args.cosine = cosine.mutable_data_ptr<double>();
   c.run(args, agem_coef_cpu, XFER_CUDA_LAUNCHER(agem_coef_cuda));

@@ -325,7 +325,7 @@ def agem_coef(gram: Tensor, *, reference: int = -1) -> AgemCoef:
         raise ValueError(
             f"{op}(): reference must be a task's number below num_tasks = {num_tasks}, got {reference!r}"
         )
-    return AgemCoef(*torch.ops.xfercore.agem_coef(gram, reference % num_tasks))
+    return AgemCoef(*torch.ops.xfercore.agem_coef(gram, reference))
 
 
 @torch.library.register_fake("xfercore::gradvac_coef")

@@ -69,7 +69,8 @@ def combine_gradients(
         offsets: as for :func:`task_gram`.
         weights: float64 ``[num_groups, num_tasks]``, on the device of ``grads``.
         out: receives the result: ``[numel]``, or a list of ``num_params`` tensors of the gradients' dtype. An entry
-            may be None where no result is wanted, and may be one of the gradients. None: new tensors.
+            may be None where no result is wanted, and may be one of that parameter's gradients (of an arena: one of its
+            rows); no other overlap is allowed for, or noticed. None: new tensors.
 
     Returns:
         ``out``; for a list, None where every task's gradient is None and no ``out`` was given.

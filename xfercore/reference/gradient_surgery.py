@@ -204,12 +204,17 @@ def gradvac_coef(
             c = coefficients[k, i]
             c[i] = 1.0
             raw = float(g[i, i])
-            if not operated[i] or not raw > 0.0:
+            if not operated[i] or not 0.0 < raw < math.inf:
                 continue
             dots, square = g[i].clone(), raw
             for j in order[k, i].tolist():
                 square_j = float(g[j, j])
-                if j == i or not present[j] or not square_j > 0.0 or not square > residual_eps**2 * raw:
+                if (
+                    j == i
+                    or not present[j]
+                    or not 0.0 < square_j < math.inf
+                    or not square > residual_eps**2 * raw
+                ):
                     continue
                 norm, norm_j = math.sqrt(square), math.sqrt(square_j)
                 phi = float(dots[j]) / norm / norm_j

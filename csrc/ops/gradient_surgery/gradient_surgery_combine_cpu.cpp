@@ -3,6 +3,7 @@
 #include "common/parallel.h"
 #include "common/simd.h"
 #include "ops/gradient_surgery/gradient_surgery.h"
+#include "ops/gradient_surgery/gradient_surgery_math.h"
 
 XFER_CPU_DISPATCH(combine_gradients_cpu, CombineGradientsArgs)
 
@@ -21,6 +22,20 @@ struct Segment {
   int64_t index;
   const double* weights;  // [T]
   T* out;
+  double down = 1.0;  // weights are multiplied by this, sums by `up`: see combine_exponent
+  double up = 1.0;
+
+  void scale() {
+    if (sizeof(compute_t<T>) == sizeof(double)) return;
+    int exponent = 0;
+    for (int64_t t = 0; t < args.grads.num_tasks; ++t) {
+      const int own = combine_exponent(weights[t]);
+      exponent = own > exponent ? own : exponent;
+    }
+    down = std::ldexp(1.0, -exponent), up = std::ldexp(1.0, exponent);
+  }
+
+  compute_t<T> weight(int64_t task) const { return static_cast<compute_t<T>>(weights[task] * down); }
 
   const T* row(int64_t task) const {
     const TaskGradientsView& grads = args.grads;
@@ -33,6 +48,7 @@ template <typename T>
 void combine_columns(const Segment<T>& segment, int64_t begin, int64_t end) {
   using C = compute_t<T>;
   const int64_t num_tasks = segment.args.grads.num_tasks;
+  const C up = static_cast<C>(segment.up);
   int64_t c = begin;
   for (; c + kTile <= end; c += kTile) {
     C sums[kTile] = {};
@@ -43,7 +59,7 @@ void combine_columns(const Segment<T>& segment, int64_t begin, int64_t end) {
       for (int64_t b = 0; b < kTile * static_cast<int64_t>(sizeof(T)); b += 64) {
         __builtin_prefetch(reinterpret_cast<const char*>(row) + kBytesAhead + b);
       }
-      const C weight = static_cast<C>(segment.weights[t]);
+      const C weight = segment.weight(t);
       if constexpr (!__is_same(T, f16_t)) {
         for (int64_t v = 0; v < kTile; ++v) sums[v] += weight * load_as(row[v]);
       } else {  // the vectoriser leaves half precision to one conversion at a time
@@ -59,6 +75,7 @@ void combine_columns(const Segment<T>& segment, int64_t begin, int64_t end) {
     for (int64_t v = 0; v < kTile; v += kLanes) {
       lanes_t<T> sum;
       memcpy(&sum, sums + v, sizeof(sum));
+      sum *= up;
       store_lanes(segment.out + c + v, sum);
     }
   }
@@ -66,9 +83,9 @@ void combine_columns(const Segment<T>& segment, int64_t begin, int64_t end) {
     C sum = C(0);
     for (int64_t t = 0; t < num_tasks; ++t) {
       const T* row = segment.row(t);
-      if (row != nullptr) sum += static_cast<C>(segment.weights[t]) * load_as(row[c]);
+      if (row != nullptr) sum += segment.weight(t) * load_as(row[c]);
     }
-    store_as(segment.out[c], sum);
+    store_as(segment.out[c], up * sum);
   }
 }
 
@@ -101,7 +118,8 @@ void combine(const CombineGradientsArgs& args) {
       T* out =
           grads.pointers != nullptr ? static_cast<T*>(args.out_pointers[index]) : static_cast<T*>(args.out) + start;
       if (out != nullptr) {
-        const Segment<T> segment{args, index, args.weights + group * grads.num_tasks, out};
+        Segment<T> segment{args, index, args.weights + group * grads.num_tasks, out};
+        segment.scale();
         combine_columns(segment, column - start, end - start);
       }
       column = end;

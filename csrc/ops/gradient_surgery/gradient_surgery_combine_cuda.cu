@@ -4,6 +4,7 @@
 // that a segment has, with their group's weights, in shared memory; then a thread adds up 16 bytes of columns at a
 // time.
 #include "ops/gradient_surgery/gradient_surgery_device.cuh"
+#include "ops/gradient_surgery/gradient_surgery_math.h"
 
 namespace xfer {
 namespace {
@@ -18,11 +19,13 @@ constexpr int64_t kMostAccesses = 8;        // of a thread
 template <typename T>
 struct Sources {
   const T** rows;  // at column 0 of the segment (list form) or of all columns (arena form)
-  float* weights;
-  int* state;  // [2]: how many; whether 16-byte accesses of all of them and of the output begin at the same columns
+  float* weights;  // times 2^-exponent, see combine_exponent
+  int* state;      // [3]: how many; whether 16-byte accesses of all of them and of the output begin at the same
+                   // columns; the exponent
 
   __device__ __forceinline__ int count() const { return state[0]; }
   __device__ __forceinline__ bool aligned() const { return state[1] != 0; }
+  __device__ __forceinline__ float up() const { return ldexpf(1.0f, state[2]); }
 };
 
 // Row of the weights for `segment`, or -1 where no group has it. All lanes of a warp call.
@@ -41,6 +44,12 @@ __device__ __forceinline__ void collect(const CombineGradientsArgs& args, int64_
   const int64_t group = group_of(args, segment);
   int count = 0;
   bool aligned = true;
+  float exponent = 0.0f;  // small whole numbers, for group_max
+  for (int64_t task = lane; group >= 0 && task < grads.num_tasks; task += 32) {
+    exponent = fmaxf(exponent, static_cast<float>(combine_exponent(args.weights[group * grads.num_tasks + task])));
+  }
+  exponent = group_max<32>(exponent);
+  const double down = ldexp(1.0, -static_cast<int>(exponent));
   for (int64_t task0 = 0; group >= 0 && task0 < grads.num_tasks; task0 += 32) {
     const int64_t task = task0 + lane;
     const T* row = task < grads.num_tasks ? gradient_row<T>(grads, segment, task) : nullptr;
@@ -48,7 +57,7 @@ __device__ __forceinline__ void collect(const CombineGradientsArgs& args, int64_
     if (row != nullptr) {
       const int place = count + __popc(present & ((1u << lane) - 1u));
       sources.rows[place] = row;
-      sources.weights[place] = static_cast<float>(args.weights[group * grads.num_tasks + task]);
+      sources.weights[place] = static_cast<float>(args.weights[group * grads.num_tasks + task] * down);
       aligned = aligned && misalignment(row, column) == 0;
     }
     count += __popc(present);
@@ -57,6 +66,7 @@ __device__ __forceinline__ void collect(const CombineGradientsArgs& args, int64_
   if (lane == 0) {
     sources.state[0] = count;
     sources.state[1] = aligned;
+    sources.state[2] = static_cast<int>(exponent);
   }
 }
 
@@ -119,9 +129,10 @@ __device__ __forceinline__ void combine_access(const Sources<T>& sources, int64_
     default:
       break;
   }
+  const float up = sources.up();
   Vector<T, kSize> combined;
 #pragma unroll
-  for (int j = 0; j < kSize; ++j) store_as(combined.at[j], sums[j]);
+  for (int j = 0; j < kSize; ++j) store_as(combined.at[j], up * sums[j]);
   *reinterpret_cast<Vector<T, kSize>*>(out + column) = combined;
 }
 
@@ -154,7 +165,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     combine_gradients_kernel(const __grid_constant__ CombineGradientsArgs args, int64_t columns_per_block) {
   XFER_DYNAMIC_SMEM(unsigned char, smem);  // rows [num_tasks], weights [num_tasks]
-  __shared__ int state[2];
+  __shared__ int state[3];
   const TaskGradientsView& grads = args.grads;
   const bool list = grads.pointers != nullptr;
   const T** rows = reinterpret_cast<const T**>(smem);

@@ -95,13 +95,14 @@ XFER_HD void gradvac_row(const Team& team, const GradVacRow& row) {
   }
   team.sync();
   const double raw = gram_i[i];  // |g_i|^2
-  if (!present || (row.apply_to != nullptr && !row.apply_to[i]) || !(raw > 0.0)) return;
+  if (!present || (row.apply_to != nullptr && !row.apply_to[i]) || !(raw > 0.0) || !std::isfinite(raw)) return;
   double square = raw;  // |g'_i|^2
   for (int64_t p = 0; p < T; ++p) {
     const int64_t j = row.order != nullptr ? row.order[p] : row.order32[p];
     if (j == i || (row.task_mask != nullptr && !row.task_mask[j])) continue;
     const double square_j = row.gram[j * T + j];
-    if (!(square_j > 0.0) || !(square > row.residual_eps * row.residual_eps * raw)) continue;
+    if (!(square_j > 0.0) || !std::isfinite(square_j)) continue;
+    if (!(square > row.residual_eps * row.residual_eps * raw)) continue;
     const double norm = std::sqrt(square), norm_j = std::sqrt(square_j);
     const double ratio = row.dots[j] / norm / norm_j;
     if (!std::isfinite(ratio)) continue;
@@ -138,6 +139,16 @@ XFER_HD double surgery_column_sum(const double* coefficients, int64_t num_tasks,
     total += (task_weights != nullptr ? task_weights[i] : 1.0) * coefficients[i * num_tasks + j];
   }
   return total;
+}
+
+// Weights beyond float32 belong to gradients that have all but vanished: the product may well be finite. Sums are then
+// taken with weights * 2^-exponent, and multiplied by 2^exponent when they are written. 0 for all others.
+XFER_HD int combine_exponent(double weight) {
+  const double size = std::fabs(weight);
+  constexpr double kLargest = 8.507059173023462e37;  // 2^126
+  if (!(size > kLargest) || !std::isfinite(size)) return 0;
+  const int exponent = std::ilogb(size) - 125;
+  return exponent < 126 ? exponent : 126;  // 2^exponent is a float, too
 }
 
 struct MgdaGroup {
