@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 import xfercore
-from xfercore.testing import OpSpec, Sample
+from xfercore.testing import OpSpec, Sample, same_values
 
 sys.path.insert(0, str(Path(__file__).parent / "ops"))
 
@@ -28,11 +28,11 @@ def _check_arrays(spec: OpSpec, library: Any, device: torch.device, sample: Samp
     args, kwargs = tree_map(to_array, (sample.args, sample.kwargs))
     expected = sample.call(spec.op)
     got = spec.op(*args, **kwargs)
-    got = got if isinstance(got, tuple) else (got,)
+    got = [a for a in got if a is not None] if isinstance(got, (tuple, list)) else [got]
     for array, tensor in zip(got, expected, strict=True):
         assert isinstance(array, library.ndarray)
         back = torch.from_dlpack(array)
-        assert back.device == tensor.device and torch.equal(back, tensor)
+        assert back.device == tensor.device and same_values(back, tensor)
 
 
 @specs
@@ -60,6 +60,20 @@ def test_arrays_share_memory_both_ways() -> None:
     x = np.arange(6.0).reshape(2, 3)
     y = xfercore.grad_reverse(x, 0.5)
     assert np.shares_memory(x, y)
+
+
+def test_named_results_stay_named_and_lists_stay_lists() -> None:
+    grads = [np.ones((2, 3)), None], [np.full((2, 3), -2.0), np.ones(4)]
+    gram = xfercore.task_gram(grads)
+    found = xfercore.pcgrad_coef(gram, order=np.arange(2))
+    assert isinstance(found, tuple) and found._fields == ("weights", "ema", "cosine", "moved", "coefficients")
+    assert all(isinstance(value, np.ndarray) for value in found) and found.moved.dtype == np.bool_
+    combined = xfercore.combine_gradients(grads, None, found.weights)
+    assert isinstance(combined, list) and all(isinstance(value, np.ndarray) for value in combined)
+    out = [np.empty((2, 3)), np.empty(4)]
+    xfercore.combine_gradients(grads, None, found.weights, out=out)
+    for one, other in zip(out, combined, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_lists_of_arrays_and_tensors_among_arrays() -> None:

@@ -40,64 +40,146 @@ def _sources() -> list[Path]:
     return [p for p in _files() if p.suffix in SOURCE_SUFFIXES or p.name in ("Makefile", "CMakeLists.txt")]
 
 
+def _module(op: str) -> str:
+    """The module of the public function, which is named after the op, or holds several of a family."""
+    package, module = getattr(xfercore.ops, op).__module__.rsplit(".", 1)
+    assert package == "xfercore.ops", op
+    return module
+
+
+def _family(op: str) -> str:
+    """Ops that work on each other's results share a definition, and carry its name instead of one each."""
+    package, module = getattr(xfercore.reference, op).__module__.rsplit(".", 1)
+    assert package == "xfercore.reference", op
+    return module
+
+
+FAMILIES = {name: [op for op in OPS if _family(op) == name] for name in sorted({_family(op) for op in OPS})}
+
+
+def _bindings(op: str) -> str:
+    """The text of the bindings: one file, or several where the family has several modules or ops."""
+    found = sorted((ROOT / "csrc/bindings").glob(f"{_family(op)}*.cpp" if _siblings(op) else f"{op}.cpp"))
+    return "\n".join(path.read_text() for path in found)
+
+
+def _siblings(op: str) -> list[str]:
+    return [other for other in FAMILIES[_family(op)] if other != op]
+
+
 def _has_no_kernel(op: str) -> bool:
     """Ops that only arrange torch's own kernels say so in the head of their binding."""
-    head = (ROOT / f"csrc/bindings/{op}.cpp").read_text()[:600]
+    head = (ROOT / f"csrc/bindings/{_family(op)}.cpp").read_text()[:600]
     return "no kernel of its own" in " ".join(head.replace("//", " ").split())
 
 
 def test_there_are_files_to_check() -> None:
-    assert len(_sources()) > 50 and len(OPS) >= 4
+    assert len(_sources()) > 50 and len(OPS) >= 11 and len(FAMILIES) >= 5
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_an_op_has_all_its_files(op: str) -> None:
+    family = _family(op)
     for path in (
-        f"xfercore/ops/{op}.py",
-        f"xfercore/reference/{op}.py",
-        f"csrc/bindings/{op}.cpp",
-        f"tests/ops/test_{op}.py",
+        f"xfercore/ops/{_module(op)}.py",
+        f"xfercore/ops/{family}.py",
+        f"xfercore/reference/{family}.py",
+        f"csrc/bindings/{family}.cpp",
+        f"tests/ops/test_{family}.py",
     ):
         assert (ROOT / path).is_file(), f"{op} lacks {path}"
-    folder = ROOT / "csrc/ops" / op
+    folder = ROOT / "csrc/ops" / family
     if _has_no_kernel(op):
         assert not folder.exists(), f"the binding of {op} says that it has no kernel, but {folder} exists"
         return
-    assert (folder / f"{op}.h").is_file() and (folder / f"{op}_math.h").is_file()
-    assert list(folder.glob(f"{op}*_cpu.cpp")), f"{op} lacks a CPU kernel"
-    assert list(folder.glob(f"{op}*_cuda.cu")), f"{op} lacks a CUDA kernel"
-    assert (ROOT / f"tests/simt/test_simt_{op}.py").is_file(), f"{op} lacks tests/simt/test_simt_{op}.py"
+    assert (folder / f"{family}.h").is_file() and (folder / f"{family}_math.h").is_file()
+    assert list(folder.glob(f"{family}*_cpu.cpp")), f"{op} lacks a CPU kernel"
+    assert list(folder.glob(f"{family}*_cuda.cu")), f"{op} lacks a CUDA kernel"
+    assert (ROOT / f"tests/simt/test_simt_{family}.py").is_file(), (
+        f"{op} lacks tests/simt/test_simt_{family}.py"
+    )
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_an_op_has_tests_of_its_own(op: str) -> None:
+    """In a file that carries its name, its family's or a sibling's, and calls it."""
+    folder, names = ROOT / "tests/ops", (op, *_siblings(op))
+    paths = [folder / f"test_{name}.py" for name in names] + list(folder.glob(f"test_{_family(op)}*.py"))
+    assert any(re.search(rf"\b{op}\(", path.read_text()) for path in paths if path.is_file()), op
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_where_its_name_says(family: str) -> None:
+    """No module of ops, reference or test file of an op that belongs to no public function."""
+    modules = {_module(op) for op in FAMILIES[family]}
+    assert family in modules, f"none of {FAMILIES[family]} lives in xfercore/ops/{family}.py"
+    if len(FAMILIES[family]) == 1:
+        assert FAMILIES[family] == [family]
+    for op in OPS:
+        assert _module(op) not in modules or _family(op) == family, f"{op} lives in a module of {family}"
+
+
+@pytest.mark.parametrize("folder", ["ops", "reference"])
+def test_no_module_without_a_public_function(folder: str) -> None:
+    known = {_module(op) for op in OPS} if folder == "ops" else {*FAMILIES, "philox"}
+    for path in (ROOT / "xfercore" / folder).glob("*.py"):
+        assert path.stem.startswith("_") or path.stem in known, f"{path} holds no public function"
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_an_op_has_a_benchmark(op: str) -> None:
     folder = ROOT / "benchmarks/ops"
-    if (folder / f"bench_{op}.py").is_file():
+    if (folder / f"bench_{_family(op)}.py").is_file():
         return
     # An op without a kernel may be measured beside the one that it folds in.
-    assert _has_no_kernel(op), f"{op} lacks benchmarks/ops/bench_{op}.py"
+    assert _has_no_kernel(op), f"{op} lacks benchmarks/ops/bench_{_family(op)}.py"
     assert any(re.search(rf"\b{op}\b", path.read_text()) for path in folder.glob("bench_*.py"))
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_op_reference_and_schema_carry_the_same_names(op: str) -> None:
-    public = _arguments(ROOT / f"xfercore/ops/{op}.py", op)
-    assert public == _arguments(ROOT / f"xfercore/reference/{op}.py", op)
-    binding = (ROOT / f"csrc/bindings/{op}.cpp").read_text()
-    assert re.search(rf'"{op}(_backward)?\(', binding), f"no schema of {op} in its binding"
+    public = _arguments(ROOT / f"xfercore/ops/{_module(op)}.py", op)
+    reference = ROOT / f"xfercore/reference/{_family(op)}.py"
+    assert public == _arguments(reference, op)
+    # An op that its definition calls a case of another has that one's schema.
+    called = {node.func.id for node in ast.walk(_function(reference, op)) if _is_plain_call(node)}
+    names = [op, *(name for name in _siblings(op) if name in called)]
+    assert any(re.search(rf'"{name}(_backward)?\(', _bindings(op)) for name in names), f"no schema of {op}"
+
+
+@pytest.mark.parametrize("module", sorted({_module(op) for op in OPS}))
+def test_every_torch_op_that_a_module_calls_is_in_its_bindings(module: str) -> None:
+    bindings = _bindings(next(op for op in OPS if _module(op) == module))
+    called = set(
+        re.findall(r"torch\.ops\.xfercore\.(\w+)\(", (ROOT / f"xfercore/ops/{module}.py").read_text())
+    )
+    assert called
+    for name in called:
+        assert re.search(rf'"{name}\(', bindings), (
+            f"xfercore/ops/{module}.py calls {name}, which has no schema"
+        )
+
+
+def _is_plain_call(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+def _function(path: Path, name: str) -> ast.FunctionDef:
+    (found,) = (
+        n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef) and n.name == name
+    )
+    return found
 
 
 def _arguments(path: Path, function: str) -> list[str]:
-    tree = ast.parse(path.read_text())
-    (found,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function)
-    arguments = found.args
+    arguments = _function(path, function).args
     defaults = [ast.unparse(d) if d else "" for d in (*arguments.defaults, *arguments.kw_defaults)]
     return [a.arg for a in (*arguments.args, *arguments.kwonlyargs)] + defaults
 
 
 def test_no_op_folder_without_a_public_function() -> None:
     for folder in sorted((ROOT / "csrc/ops").iterdir()):
-        assert folder.name in OPS, f"{folder} belongs to no op in xfercore.ops"
+        assert folder.name in FAMILIES, f"{folder} belongs to no op in xfercore.ops"
         for path in folder.iterdir():
             assert path.name.startswith(folder.name), f"{path} does not carry the name of its op"
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from op_specs import OP_SPECS
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 CPU = torch.device("cpu")
 REFUSALS = (ValueError, TypeError, RuntimeError)
@@ -29,6 +30,9 @@ FREE_SIZES = (
     "logits",
     "experts",
     "weight",
+    "grads",
+    "gram",
+    "offsets",
 )  # some size of theirs agrees with no other: valid, and too much memory
 
 
@@ -102,7 +106,7 @@ def _spoil_tensor(t: Tensor, rng: random.Random, call: dict[str, Any], allow_hug
     if how == "not a tensor":
         return rng.choice(NOT_TENSORS), how
     if how == "alias":
-        return rng.choice([v for v in call.values() if isinstance(v, Tensor)]), how
+        return rng.choice([t, *(v for v in call.values() if isinstance(v, Tensor) and v.numel() < HUGE)]), how
     if how in ("missing", "meta"):
         return (None if how == "missing" else t.detach().to("meta")), how
     if how == "sparse":
@@ -143,6 +147,8 @@ def _spoil_tensor(t: Tensor, rng: random.Random, call: dict[str, Any], allow_hug
 def _spoil_list(
     value: list[Any], rng: random.Random, call: dict[str, Any], allow_huge: bool
 ) -> tuple[Any, str]:
+    if not value:
+        return rng.choice(NOT_TENSORS), "not a list"
     how = rng.choice(["emptied", "shortened", "lengthened", "item", "tuple", "doubled", "not a list"])
     if how == "emptied":
         return [], how
@@ -156,8 +162,10 @@ def _spoil_list(
         return [value], how
     if how == "not a list":
         return rng.choice([None, 5, "abc", {}, object(), value[0]]), how
-    spoilt, how = _spoil_tensor(value[0], rng, call, allow_huge)
     place = rng.randrange(len(value))
+    spoilt, how = _spoil(
+        value[place], rng, call, allow_huge
+    )  # an item may be a list, a tensor, a number or None
     return [*value[:place], spoilt, *value[place + 1 :]], f"item {how}"
 
 
@@ -165,7 +173,7 @@ def run_call(op: str, call: dict[str, Any], spoilt: list[tuple[str, str]]) -> bo
     """Whether the call was accepted. Raises AssertionError where a refusal names too little or is of another type."""
     try:
         out = OP_SPECS[op].op(**call)
-        outputs = out if isinstance(out, tuple) else (out,)
+        outputs = [o for o in out if o is not None] if isinstance(out, (tuple, list)) else [out]
         assert all(isinstance(o, Tensor) for o in outputs)
         used = [o for o in outputs if o.requires_grad and o.device.type == "cpu" and o.numel() < 10**6]
         if used:
@@ -177,7 +185,8 @@ def run_call(op: str, call: dict[str, Any], spoilt: list[tuple[str, str]]) -> bo
         names = inspect.signature(OP_SPECS[op].op).parameters
         assert any(re.search(rf"\b{name}\b", text) for name in names), f"{spoilt}: no argument named: {text}"
         local = ("not a tensor", "missing", "sparse", "not a choice", "not a list", "emptied")
-        if len(spoilt) == 1 and spoilt[0][1] in local:
+        default = len(spoilt) == 1 and call.get(spoilt[0][0], ...) is None and _takes_none(op, spoilt[0][0])
+        if len(spoilt) == 1 and spoilt[0][1] in local and not default:
             assert re.search(rf"\b{spoilt[0][0]}\b", text), f"{spoilt}: another argument is named: {text}"
         return False
     except Exception as error:
@@ -185,11 +194,14 @@ def run_call(op: str, call: dict[str, Any], spoilt: list[tuple[str, str]]) -> bo
             f"{op}, {spoilt}: {type(error).__name__} instead of a refusal: {error}"
         ) from error
     finally:
-        for value in call.values():
-            for leaf in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(leaf, Tensor) and leaf.is_leaf:
-                    leaf.grad = None
+        for leaf in tree_leaves(list(call.values())):
+            if isinstance(leaf, Tensor) and leaf.is_leaf:
+                leaf.grad = None
     return True
+
+
+def _takes_none(op: str, name: str) -> bool:
+    return "None" in str(inspect.signature(OP_SPECS[op].op).parameters[name].annotation)
 
 
 def main(op: str, first_seed: int, count: int) -> None:

@@ -1,35 +1,23 @@
 """The table of op specifications: ``tests/ops/test_all_ops.py`` runs every generated check over each line of it.
 
-A new op adds one ``OpSpec`` here; ``test_every_op_has_a_specification`` fails until it does.
+A new op adds one ``OpSpec`` here, a family of ops a file of its own that is put in at the end;
+``test_every_op_has_a_specification`` fails until it does.
 
 long file: one table, so that an op's cases are compared with those of its neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from draw import Draw, drawer
+from surgery_specs import SURGERY_SPECS
 from torch import Tensor
 
 import xfercore
 from xfercore import reference
 from xfercore.testing import ErrorSample, OpSpec, Sample
-
-Draw = Callable[..., Tensor]
-
-
-def _draw(device: torch.device, dtype: torch.dtype, requires_grad: bool, seed: int = 0) -> Draw:
-    """Normal tensors, the same numbers (rounded to bfloat16) for every dtype and device."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int, scale: float = 1.0, grad: bool = True) -> Tensor:
-        values = (torch.randn(shape, generator=generator) * scale).bfloat16()
-        return values.to(device, dtype).requires_grad_(requires_grad and grad)
-
-    return draw
-
 
 # ---- gated_mix
 
@@ -54,14 +42,14 @@ def _targets(tokens: int, experts: int, device: torch.device, ignore_index: int 
 def _gated_mix_samples(device: torch.device, dtype: torch.dtype, grad: bool) -> list[Sample]:
     samples = []
     for tokens, experts, dim in _GATED_MIX_SIZES:
-        draw = _draw(device, dtype, grad)
+        draw = drawer(device, dtype, grad)
         size = f"{tokens}x{experts}x{dim}"
         targets = _targets(tokens, experts, device)
         stacked = (draw(tokens, experts, scale=2.0), draw(tokens, experts, dim))
         listed = (draw(tokens, experts), [draw(tokens, dim) for _ in range(experts)])
         samples.append(Sample(f"stacked-{size}", stacked, {"targets": targets}))
         samples.append(Sample(f"list-{size}", listed, {"targets": targets}))
-    draw = _draw(device, dtype, grad)
+    draw = drawer(device, dtype, grad)
     samples.append(Sample("no-targets", (draw(5, 3), draw(5, 3, 4))))
     samples.append(Sample("list-no-targets", (draw(5, 2), [draw(5, 4), draw(5, 4)])))
     targets = _targets(7, 4, device, ignore_index=2)
@@ -77,7 +65,7 @@ def _gated_mix_samples(device: torch.device, dtype: torch.dtype, grad: bool) -> 
 
 
 def _gated_mix_large(device: torch.device, dtype: torch.dtype, grad: bool) -> list[Sample]:
-    draw = _draw(device, dtype, grad)
+    draw = drawer(device, dtype, grad)
     targets = _targets(1201, 7, device)
     stacked = (draw(1201, 7), draw(1201, 7, 61))
     listed = (draw(1201, 7), [draw(1201, 61) for _ in range(7)])
@@ -88,7 +76,7 @@ def _gated_mix_large(device: torch.device, dtype: torch.dtype, grad: bool) -> li
 
 
 def _gated_mix_gradcheck(device: torch.device) -> list[Sample]:
-    draw = _draw(device, torch.float64, True)
+    draw = drawer(device, torch.float64, True)
     targets = _targets(4, 3, device)
     return [
         Sample("stacked", (draw(4, 3), draw(4, 3, 2)), {"targets": targets}),
@@ -104,7 +92,7 @@ def _gated_mix_gradcheck(device: torch.device) -> list[Sample]:
 
 
 def _gated_mix_errors(device: torch.device) -> list[ErrorSample]:
-    draw = _draw(device, torch.float32, False)
+    draw = drawer(device, torch.float32, False)
     logits, experts = draw(4, 3), draw(4, 3, 5)
     listed = [draw(4, 5) for _ in range(3)]
 
@@ -186,14 +174,14 @@ def _option_name(options: dict[str, Any]) -> str:
 def _moe_samples(device: torch.device, dtype: torch.dtype, grad: bool) -> list[Sample]:
     samples = []
     for lead, d, k, h, out in _MOE_SIZES:
-        draw = _draw(device, dtype, grad)
+        draw = drawer(device, dtype, grad)
         name = "x".join(str(size) for size in (*lead, d, k, h, out))
         samples.append(Sample(name, _moe(draw, lead, d, k, h, out)))
     for options in _MOE_OPTIONS:
-        draw = _draw(device, dtype, grad, seed=1)
+        draw = drawer(device, dtype, grad, seed=1)
         args = _moe(draw, (6,), 7, 3, 5, 4)
         samples.append(Sample(_option_name(options), args, _options(options, device)))
-    draw = _draw(device, dtype, grad, seed=2)
+    draw = drawer(device, dtype, grad, seed=2)
     x, *weights = _moe(draw, (6,), 7, 3, 5, 4)
     samples.append(Sample("constant-x", (x.detach(), *weights)))
     frozen = [w.detach() for w in weights]
@@ -210,7 +198,7 @@ def _moe_large(device: torch.device, dtype: torch.dtype, grad: bool) -> list[Sam
         {"dropout_p": 0.5, "recompute": "always"},
         {"dropout_p": 0.5, "act2": "log_softmax", "mix": "logsumexp"},
     ):
-        args = _moe(_draw(device, dtype, grad), (1361,), 17, 5, 23, 9)  # blocks of at most 512 tokens
+        args = _moe(drawer(device, dtype, grad), (1361,), 17, 5, 23, 9)  # blocks of at most 512 tokens
         samples.append(Sample(_option_name(options) or "plain", args, _options(options, device)))
     return samples
 
@@ -218,10 +206,10 @@ def _moe_large(device: torch.device, dtype: torch.dtype, grad: bool) -> list[Sam
 def _moe_gradcheck(device: torch.device) -> list[Sample]:
     samples = []
     for options in ({}, *_MOE_OPTIONS):
-        args = _moe(_draw(device, torch.float64, True, seed=3), (3,), 3, 2, 2, 2)
+        args = _moe(drawer(device, torch.float64, True, seed=3), (3,), 3, 2, 2, 2)
         samples.append(Sample(_option_name(options) or "plain", args, _options(options, device)))
     for lead, d, k, h, out in [((2, 2), 2, 1, 3, 1), ((0,), 2, 2, 2, 2), ((), 2, 3, 1, 2)]:
-        args = _moe(_draw(device, torch.float64, True, seed=4), lead, d, k, h, out)
+        args = _moe(drawer(device, torch.float64, True, seed=4), lead, d, k, h, out)
         samples.append(Sample("x".join(str(s) for s in (*lead, d, k, h, out)), args, {"act1": "tanh"}))
     # Where the gate input is detached, the numerical derivative by x would still see it: weights alone.
     return [_without_x(s) if s.kwargs.get("detach_gate_input") else s for s in samples]
@@ -232,7 +220,7 @@ def _without_x(sample: Sample) -> Sample:
 
 
 def _moe_errors(device: torch.device) -> list[ErrorSample]:
-    draw = _draw(device, torch.float32, False)
+    draw = drawer(device, torch.float32, False)
     names = ("x", "gate_weight", "gate_bias", "w1", "b1", "w2", "b2")
     good = dict(zip(names, _moe(draw, (4,), 5, 3, 6, 2), strict=True))
 
@@ -293,14 +281,14 @@ def _grad_reverse_samples(device: torch.device, dtype: torch.dtype, grad: bool) 
     samples = []
     for shape in _REVERSE_SHAPES:
         for name, lam in _lams(shape[0] if shape else None, dtype, device):
-            x = _draw(device, dtype, grad)(*shape)
+            x = drawer(device, dtype, grad)(*shape)
             samples.append(Sample(f"{'x'.join(map(str, shape)) or '0-dim'}-{name}", (x, lam)))
     return samples
 
 
 def _grad_reverse_large(device: torch.device, dtype: torch.dtype, grad: bool) -> list[Sample]:
     rows = torch.linspace(-1, 1, 1201, device=device)
-    draw = _draw(device, dtype, grad)
+    draw = drawer(device, dtype, grad)
     return [Sample("number", (draw(1201, 257), 0.7)), Sample("rows", (draw(1201, 257), rows))]
 
 
@@ -315,7 +303,7 @@ def _minus_ones(rows: int | None, device: torch.device) -> list[tuple[str, Any]]
 
 def _grad_reverse_gradcheck(device: torch.device) -> list[Sample]:
     return [
-        Sample(f"{shape}-{name}", (_draw(device, torch.float64, True)(*shape), lam))
+        Sample(f"{shape}-{name}", (drawer(device, torch.float64, True)(*shape), lam))
         for shape in [(3, 4), (), (0, 2), (2, 3, 2)]
         for name, lam in _minus_ones(shape[0] if shape else None, device)
     ]
@@ -340,7 +328,7 @@ def _lam_errors(args: tuple[Any, ...], device: torch.device) -> list[ErrorSample
 
 
 def _grad_reverse_errors(device: torch.device) -> list[ErrorSample]:
-    x = _draw(device, torch.float32, False)(4, 3)
+    x = drawer(device, torch.float32, False)(4, 3)
     bad = {
         "none": None,
         "number": 1.0,
@@ -370,11 +358,11 @@ def _linear_samples(device: torch.device, dtype: torch.dtype, grad: bool) -> lis
     ]
     for shape, out_dim in shapes:
         for i, (name, lam) in enumerate(_lams(shape[0] if len(shape) > 1 else None, dtype, device)):
-            draw = _draw(device, dtype, grad)
+            draw = drawer(device, dtype, grad)
             bias = draw(out_dim) if i % 2 else None
             sizes = "x".join(map(str, (*shape, out_dim)))
             samples.append(Sample(f"{sizes}-{name}", (draw(*shape), draw(out_dim, shape[-1]), bias, lam)))
-    draw = _draw(device, dtype, grad)
+    draw = drawer(device, dtype, grad)
     samples.append(Sample("constant-x", (draw(5, 7, grad=False), draw(3, 7), draw(3), 0.5)))
     samples.append(Sample("constant-weight", (draw(5, 7), draw(3, 7, grad=False), draw(3), 0.5)))
     samples.append(Sample("constant-bias", (draw(5, 7), draw(3, 7), draw(3, grad=False), 0.5)))
@@ -382,7 +370,7 @@ def _linear_samples(device: torch.device, dtype: torch.dtype, grad: bool) -> lis
 
 
 def _linear_large(device: torch.device, dtype: torch.dtype, grad: bool) -> list[Sample]:
-    draw = _draw(device, dtype, grad)
+    draw = drawer(device, dtype, grad)
     rows = torch.linspace(-1, 1, 701, device=device)
     args = (draw(701, 67), draw(61, 67), draw(61))
     return [Sample("number", (*args, 0.7)), Sample("rows", (*args, rows))]
@@ -392,16 +380,16 @@ def _linear_gradcheck(device: torch.device) -> list[Sample]:
     samples = []
     for shape, out_dim in [((3, 4), 2), ((2, 2, 3), 2), ((3,), 2), ((0, 3), 2)]:
         for name, lam in _minus_ones(shape[0] if len(shape) > 1 else None, device):
-            draw = _draw(device, torch.float64, True)
+            draw = drawer(device, torch.float64, True)
             args = (draw(*shape), draw(out_dim, shape[-1]), draw(out_dim), lam)
             samples.append(Sample(f"{shape}-{name}", args))
-    draw = _draw(device, torch.float64, True)
+    draw = drawer(device, torch.float64, True)
     samples.append(Sample("no-bias", (draw(3, 2), draw(2, 2), None, -1.0)))
     return samples
 
 
 def _linear_errors(device: torch.device) -> list[ErrorSample]:
-    draw = _draw(device, torch.float32, False)
+    draw = drawer(device, torch.float32, False)
     x, weight, bias = draw(4, 3), draw(5, 3), draw(5)
 
     def error(name: str, args: tuple[Any, ...], argument: str) -> ErrorSample:
@@ -471,5 +459,6 @@ OP_SPECS = {
             autocast_keeps=(3,),  # lam
             thread_invariant=False,  # the GEMMs are ATen's
         ),
+        *SURGERY_SPECS,
     ]
 }

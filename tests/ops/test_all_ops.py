@@ -10,7 +10,7 @@ import torch
 from op_specs import OP_SPECS
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 import xfercore
 import xfercore.ops
@@ -25,10 +25,17 @@ from xfercore.testing import (
     float_dtypes,
     gradients,
     record_calls,
+    same_values,
 )
 
 CPU = torch.device("cpu")
 specs = pytest.mark.parametrize("spec", OP_SPECS.values(), ids=list(OP_SPECS))
+differentiable_specs = pytest.mark.parametrize(
+    "spec", [spec for spec in OP_SPECS.values() if spec.differentiable], ids=lambda spec: spec.name
+)
+constant_specs = pytest.mark.parametrize(
+    "spec", [spec for spec in OP_SPECS.values() if not spec.differentiable], ids=lambda spec: spec.name
+)
 on_devices = pytest.mark.parametrize("device", devices(), ids=str)
 
 
@@ -55,6 +62,25 @@ def test_every_op_has_a_specification() -> None:
 
 
 @specs
+def test_samples_require_grad_where_the_op_has_a_derivative(spec: OpSpec) -> None:
+    """Or the checks of gradients would check nothing."""
+    for make in (spec.samples, spec.large_samples):
+        assert all(sample.variables() for sample in make(CPU, torch.float32, True)) == spec.differentiable
+        assert not any(sample.variables() for sample in make(CPU, torch.float32, False))
+    assert spec.differentiable or not (spec.double_backward or spec.functorch)
+
+
+def _specs_and_dtypes(*dtypes: torch.dtype) -> pytest.MarkDecorator:
+    """Every op with those of the dtypes that it takes, or with the one that it takes instead."""
+    pairs = [
+        pytest.param(spec, dtype, id=f"{dtype}-{spec.name}")
+        for spec in OP_SPECS.values()
+        for dtype in ([d for d in spec.dtypes_on(CPU) if d in dtypes] or spec.dtypes_on(CPU))
+    ]
+    return pytest.mark.parametrize(("spec", "dtype"), pairs)
+
+
+@specs
 @on_devices
 def test_opcheck_gradcheck_gradgradcheck(spec: OpSpec, device: torch.device) -> None:
     executed = check_op(spec, device, traced_samples=5)
@@ -65,7 +91,7 @@ def test_opcheck_gradcheck_gradgradcheck(spec: OpSpec, device: torch.device) -> 
 @on_devices
 @pytest.mark.usefixtures("uninitialised_memory_is_nan")
 def test_values_and_gradients_match_the_reference(spec: OpSpec, device: torch.device) -> None:
-    for dtype in float_dtypes(device):
+    for dtype in spec.dtypes_on(device):
         for sample in spec.samples(device, dtype, True):
             assert_matches_reference(spec, sample)
 
@@ -74,12 +100,12 @@ def test_values_and_gradients_match_the_reference(spec: OpSpec, device: torch.de
 @on_devices
 @pytest.mark.usefixtures("uninitialised_memory_is_nan")
 def test_large_samples_match_the_reference(spec: OpSpec, device: torch.device) -> None:
-    for dtype in float_dtypes(device):
+    for dtype in spec.dtypes_on(device):
         for sample in spec.large_samples(device, dtype, True):
             assert_matches_reference(spec, sample)
 
 
-@specs
+@differentiable_specs
 def test_second_order_gradients_match_the_reference(spec: OpSpec) -> None:
     if not spec.double_backward:
         pytest.skip(f"{spec.name} declares no double backward")
@@ -125,7 +151,7 @@ def test_layout_of_arguments_does_not_matter(
             assert_close(actual, expected, f"{spec.name}[{sample.name}]")
 
 
-@specs
+@differentiable_specs
 @on_devices
 def test_layout_of_the_incoming_gradient_does_not_matter(spec: OpSpec, device: torch.device) -> None:
     for sample in spec.samples(device, torch.float32, True):
@@ -149,9 +175,8 @@ def _bits(spec: OpSpec, sample: Sample) -> list[Tensor]:
     return [t.detach().clone() for t in (*outputs, *grads)]
 
 
-@specs
+@_specs_and_dtypes(torch.float32, torch.bfloat16)
 @pytest.mark.usefixtures("threads", "uninitialised_memory_is_nan")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_same_bits_for_any_number_of_threads(spec: OpSpec, dtype: torch.dtype) -> None:
     for sample in spec.large_samples(CPU, dtype, True):
         torch.set_num_threads(1)
@@ -162,7 +187,7 @@ def test_same_bits_for_any_number_of_threads(spec: OpSpec, dtype: torch.dtype) -
                 expected = _bits(spec, sample)
             for _ in range(4):
                 for actual, wanted in zip(_bits(spec, sample), expected, strict=True):
-                    assert torch.equal(actual, wanted), f"{spec.name}[{sample.name}] with {count} threads"
+                    assert same_values(actual, wanted), f"{spec.name}[{sample.name}] with {count} threads"
 
 
 @pytest.mark.gpu
@@ -172,11 +197,10 @@ def test_same_bits_run_to_run_on_cuda(spec: OpSpec) -> None:
         expected = _bits(spec, sample)
         for _ in range(20):
             for actual, wanted in zip(_bits(spec, sample), expected, strict=True):
-                assert torch.equal(actual, wanted), f"{spec.name}[{sample.name}]"
+                assert same_values(actual, wanted), f"{spec.name}[{sample.name}]"
 
 
-@specs
-@pytest.mark.parametrize("dtype", float_dtypes(CPU), ids=str)
+@_specs_and_dtypes(*float_dtypes(CPU))
 def test_fake_kernels_are_exact_about_shape_dtype_and_stride(spec: OpSpec, dtype: torch.dtype) -> None:
     for sample in spec.samples(CPU, dtype, True):
         for overload, args, kwargs in record_calls(spec.op, sample):
@@ -243,6 +267,11 @@ def test_torch_func_is_right_or_refused(spec: OpSpec) -> None:
     for sample in spec.samples(CPU, torch.float64, True)[:6]:
         function = sample.of_variables(spec.op)
         variables = sample.variables()
+        if not spec.differentiable:
+            for transform in (torch.func.grad, torch.func.vmap):
+                with pytest.raises(RuntimeError, match=rf"{spec.name}\(\): not available under torch\.func"):
+                    transform(lambda x, sample=sample: x * sample.call(spec.op)[0].sum())(torch.ones(1))
+            continue
         detached = [v.detach() for v in variables]
         transformed = torch.func.grad(partial(_total, function), argnums=tuple(range(len(variables))))
         if not spec.functorch:
@@ -270,7 +299,36 @@ def test_forward_mode_is_refused(spec: OpSpec) -> None:
             spec.op(x, *sample.args[1:], **sample.kwargs)
 
 
-@specs
+@constant_specs
+@pytest.mark.parametrize("mode", ["backward", "forward"])
+def test_no_derivative_is_lost_without_a_word(spec: OpSpec, mode: str) -> None:
+    """Whichever tensor carries one, deep in a list or not; where none is recorded, the call goes through."""
+    import torch.autograd.forward_ad as forward_ad
+
+    checked = 0
+    for sample in spec.samples(CPU, torch.float32, False):
+        leaves, structure = tree_flatten((sample.args, sample.kwargs))
+        for place, leaf in enumerate(leaves):
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+                continue
+            with forward_ad.dual_level():
+                if mode == "forward":
+                    active = forward_ad.make_dual(leaf, torch.ones_like(leaf))
+                else:
+                    active = leaf.clone().requires_grad_()
+                args, kwargs = tree_unflatten([*leaves[:place], active, *leaves[place + 1 :]], structure)
+                wanted = "no forward-mode derivative" if mode == "forward" else "requires grad"
+                with pytest.raises(RuntimeError, match=rf"{spec.name}\(\): .*{wanted}"):
+                    spec.op(*args, **kwargs)
+            if mode == "backward":
+                with torch.no_grad():
+                    outputs = Sample(sample.name, args, kwargs, written=sample.written).call(spec.op)
+                assert not any(out.requires_grad for out in outputs)
+            checked += 1
+    assert checked >= 10
+
+
+@differentiable_specs
 def test_third_derivatives_are_exact(spec: OpSpec) -> None:
     """A second derivative that carried no graph would make the third one silently incomplete."""
 
@@ -308,7 +366,7 @@ def test_autocast_casts_what_it_says(spec: OpSpec, device: torch.device, lower: 
         expected, _, expected_grads = gradients(spec.op, cast)
         assert [g.dtype for g in grads] == [v.dtype for v in sample.variables()]
         for actual, wanted in zip(outputs, expected, strict=True):
-            assert actual.dtype == wanted.dtype and torch.equal(actual, wanted), f"{spec.name}[{sample.name}]"
+            assert same_values(actual, wanted), f"{spec.name}[{sample.name}]"
         for actual, wanted in zip(grads, expected_grads, strict=True):
             assert torch.equal(actual, wanted.float()), f"{spec.name}[{sample.name}]"
 

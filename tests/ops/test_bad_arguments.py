@@ -94,6 +94,20 @@ def test_sizes_beyond_31_bits_are_compared_not_truncated() -> None:
             torch.zeros(2, 4, 2),
             torch.zeros(2, 4),
         )
+    doubles = torch.zeros((), dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"combine_gradients\(\): weights.*4294967299"):
+        xfercore.combine_gradients(torch.zeros(3, 5), None, doubles.expand(1, 2**32 + 3))
+    with pytest.raises(ValueError, match=r"combine_gradients\(\): out.*4294967301"):
+        xfercore.combine_gradients(
+            torch.zeros(3, 5), None, doubles.expand(1, 3), out=wide[:, 0][:1].expand(2**32 + 5)
+        )
+    with pytest.raises(ValueError, match=r"task_gram\(\): grads\[1\]\[0\].*4294967300"):
+        xfercore.task_gram([[torch.zeros(4, 3)], [wide]])
+    gram = torch.zeros(1, 3, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"gradvac_coef\(\): ema.*4294967297"):
+        xfercore.gradvac_coef(gram, doubles.expand(2**32 + 1, 3, 3), order=torch.arange(3))
+    with pytest.raises(ValueError, match=r"mgda_coef\(\): scale.*4294967299"):
+        xfercore.mgda_coef(gram, scale=doubles.expand(1, 2**32 + 3))
     lam = torch.zeros(()).expand(2**32 + 4)
     with pytest.raises(ValueError, match=r"grad_reverse\(\): lam.*4294967300"):
         xfercore.grad_reverse(torch.zeros(4, 3), lam)
