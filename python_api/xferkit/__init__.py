@@ -26,6 +26,7 @@ _SUBPACKAGES = (
     "objectives",
     "report",
     "runs",
+    "surgery",
     "trainers",
 )
 

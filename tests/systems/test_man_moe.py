@@ -228,7 +228,10 @@ def test_predictions_are_log_probabilities_and_source_weights_sum_to_one():
         method = build_method(name, make_spec(), CONFIG if of_family else None)
         torch.testing.assert_close(method.predict(inputs).exp().sum(1), torch.ones(30))
         weights = method.source_weights(inputs)
-        assert (weights is None) == (name in ("pooled", "same_convention", "own", "man", "no_moe"))
+        surgeries = ("joint_sum", "mgda", "pcgrad", "gradvac", "gradvac_fixed")
+        assert (weights is None) == (
+            name in ("pooled", "same_convention", "own", "man", "no_moe", *surgeries)
+        )
         if weights is not None:
             assert weights.shape == (NUM_SOURCES,)
             assert float(weights.sum()) == pytest.approx(1.0, abs=1e-5)

@@ -11,7 +11,7 @@ from xferkit.data.encoding import encode_tagging
 from xferkit.data.lexicon import Lexicon
 from xferkit.data.streams import DomainData, DomainStream
 from xferkit.data.vocabulary import LabelSet, WordVocabulary
-from xferkit.methods import ClassifierSpec, MANMoEConfig, build_method
+from xferkit.methods import ClassifierSpec, MANMoEConfig, build_method, method_config
 from xferkit.models import CharVocabulary
 from xferkit.models.encoders import EncoderConfig, make_encoder
 
@@ -61,7 +61,8 @@ def tagging(seed: int = 0, dropout: float = 0.0, method: str = "man_moe", num: i
     )
     sizes = dict.fromkeys(("private_dim", "expert_hidden", "predictor_hidden", "discriminator_hidden"), 8)
     config = MANMoEConfig(lambda1=0.05, lambda2=0.3, k=2, dropout=dropout, detach_gate_input=False, **sizes)
-    built = build_method(method, spec, config if method != "pooled" else None)
+    family = issubclass(method_config(method), MANMoEConfig)
+    built = build_method(method, spec, config if family else None)
 
     def score() -> dict[str, float]:
         texts, tags = encoded["xc"]

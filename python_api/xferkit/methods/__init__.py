@@ -16,6 +16,7 @@ from xferkit.methods.protocol import (
     train_step,
 )
 from xferkit.methods.registry import build_method, method_config, method_names, register_method
+from xferkit.methods.surgery import PooledSurgery, SurgeryConfig
 
 __all__ = [
     "ABLATIONS",
@@ -33,7 +34,9 @@ __all__ = [
     "PhaseLoss",
     "Pooled",
     "PooledConfig",
+    "PooledSurgery",
     "Stage",
+    "SurgeryConfig",
     "TargetTexts",
     "ablations",
     "build_man_moe_model",

@@ -56,6 +56,7 @@ class ClassifierSpec:
         weight_decay: Adam's weight decay.
         ops: ``"fused"`` or ``"reference"``.
         tagging: a label for each token; False: one for each text.
+        source_names: the source languages' names, for methods that are told of some by name; empty: numbers alone.
     """
 
     make_encoder: Callable[[], Encoder]
@@ -68,6 +69,7 @@ class ClassifierSpec:
     weight_decay: float = 0.0
     ops: OpsName = "fused"
     tagging: bool = False
+    source_names: tuple[str, ...] = ()
 
 
 class ClassifierMethod(Method, Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,10 +25,27 @@ NextBatch = Callable[[str], DomainBatch]
 
 @dataclass(frozen=True)
 class PhaseLoss:
-    """A phase's loss (a scalar to call backward on) and detached scalars to report."""
+    """A phase's loss and detached scalars to report.
+
+    Attributes:
+        total: a scalar to call backward on.
+        metrics: scalars by name; the same names in every step.
+        backward: leaves the gradients in place of ``total.backward()``, where more is done to them than that
+            (gradient surgery). It is given the loss scaler or None, and leaves them scaled; it may return more
+            scalars to report. A method whose losses have it is not ``replicable``: its gradients are those of
+            the whole batch.
+    """
 
     total: Tensor
     metrics: Mapping[str, Tensor]
+    backward: Callable[[Any], Mapping[str, Tensor] | None] | None = None
+
+    def differentiate(self, scaler: Any = None) -> Mapping[str, Tensor]:
+        """Leave the gradients, scaled by ``scaler`` where there is one; all that is to be reported."""
+        if self.backward is not None:
+            return {**self.metrics, **(self.backward(scaler) or {})}
+        (self.total if scaler is None else scaler.scale(self.total)).backward()
+        return self.metrics
 
 
 @dataclass(frozen=True)
@@ -83,8 +100,8 @@ class Method(Protocol):
     """Anything a trainer can train.
 
     What must survive a restart is in ``module`` or in the optimisers; a method keeps no other state. Where a
-    loss averages over the texts of a batch, so that it cannot be computed shard by shard, the method says so
-    with an attribute ``replicable = False``.
+    loss averages over the texts of a batch, or leaves its gradients by itself, so that it cannot be computed
+    shard by shard, the method says so with an attribute ``replicable = False``.
 
     Attributes:
         module: holds every parameter and buffer; switched between training and evaluation.
@@ -127,9 +144,8 @@ def train_step(method: Method, phases: Sequence[Phase | Loop], next_batch: NextB
         for _ in range(phase.repeats):
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            loss = phase.loss(next_batch)
-            loss.total.backward()
+            found = phase.loss(next_batch).differentiate()
             for optimizer in optimizers:
                 optimizer.step()
-            metrics |= {f"{phase.name}/{key}": value for key, value in loss.metrics.items()}
+            metrics |= {f"{phase.name}/{key}": value for key, value in found.items()}
     return metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass, replace
+from functools import partial
 from typing import Any, get_type_hints
 
 from xferkit.methods.classifier import ClassifierMethod, ClassifierSpec
@@ -11,6 +12,7 @@ from xferkit.methods.gate_weighted import GateWeightedConfig, GateWeightedPoolin
 from xferkit.methods.man_moe import MANMoE
 from xferkit.methods.pooled import Pooled, PooledConfig
 from xferkit.methods.presets import ABLATIONS, MANMoEConfig
+from xferkit.methods.surgery import SURGERY_METHODS, PooledSurgery
 
 __all__ = ["build_method", "method_config", "method_names", "register_method"]
 
@@ -134,3 +136,5 @@ _register_man_moe("language_gate", adversary=False, gate="language")
 register_method("gate_weighted_pooling", GateWeightedPooling, GateWeightedConfig)
 for _name, _fixed in ABLATIONS.items():
     _register_man_moe(_name, **_fixed)
+for _name, _config in SURGERY_METHODS.items():
+    register_method(_name, partial(PooledSurgery, default=_config), _config)

@@ -81,6 +81,7 @@ class Blueprint:
             weight_decay=getattr(self.options, "weight_decay", 1e-8),
             ops=self.ops,
             tagging=coder.task == "tagging",
+            source_names=self.sources,
         )
         return build_method(self.method, spec, self.options)
 

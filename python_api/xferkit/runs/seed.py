@@ -69,9 +69,10 @@ def make_plan(config: RunConfig, corpus: RunCorpus) -> Plan:
         eval_every=config.trainer.eval_every or often,
         checkpoint_every=config.trainer.checkpoint_every or often,
     )
-    return Plan(
-        steps, batch_size, trainer, f"{steps:,} steps ({why}) with {batch_size} texts of each language"
+    whose = {"balanced": "each language", "cycling": "one language"}.get(
+        config.sampler, "all languages together"
     )
+    return Plan(steps, batch_size, trainer, f"{steps:,} steps ({why}) with {batch_size} texts of {whose}")
 
 
 def run_identity(config: RunConfig, files: Sequence[InputFile]) -> dict[str, str]:

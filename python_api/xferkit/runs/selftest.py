@@ -1,4 +1,4 @@
-"""A small call of every op with its gradients, compared with its plain-PyTorch definition: seconds, not minutes."""
+"""A small call of every op, and of its gradients, against its plain-PyTorch definition: seconds, not minutes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,35 @@ def _gate(draw: Draw) -> Sample:
     return Sample("gate", (draw(67, 5), draw(67, 5, 13)), {"targets": targets})
 
 
+def _gram(draw: Draw) -> Tensor:
+    grads = draw(3, 5, 67).detach().double()
+    return grads @ grads.mT
+
+
+def _task_gradients(draw: Draw, *others: Tensor) -> Sample:
+    return Sample("gradients", (draw(5, 257).detach(), [0, 100, 100, 257], *others))
+
+
+def _visits(draw: Draw) -> dict[str, Tensor]:
+    return {"seed_step": torch.tensor([1, 2], device=draw(1).device)}
+
+
+def _gradnorm(draw: Draw) -> Sample:
+    losses, first, weights = (draw(5).detach().double().abs() + 0.1 for _ in range(3))
+    return Sample("losses", (_gram(draw), losses, first, weights))
+
+
 #: One call of each op, by its name.
 SAMPLES: dict[str, Callable[[Draw], Sample]] = {
+    "agem_coef": lambda draw: Sample("memory", (_gram(draw),)),
+    "combine_gradients": lambda draw: _task_gradients(draw, draw(3, 5).detach().double()),
     "gated_mix": _gate,
+    "gradnorm_stats": _gradnorm,
+    "gradvac_coef": lambda draw: Sample("zeros", (_gram(draw), torch.zeros_like(_gram(draw))), _visits(draw)),
+    # One step: after it two slopes are equal up to rounding, and the way to the optimum is not defined.
+    "mgda_coef": lambda draw: Sample("groups", (_gram(draw),), {"max_iterations": 1}),
+    "pcgrad_coef": lambda draw: Sample("groups", (_gram(draw),), _visits(draw)),
+    "task_gram": _task_gradients,
     "grad_reverse": lambda draw: Sample("reverse", (draw(67, 13), 0.3)),
     "linear_grad_reverse": lambda draw: Sample("reverse", (draw(67, 13), draw(5, 13), draw(5), 0.3)),
     "moe_mlp_mix": _mixture,
@@ -79,8 +105,12 @@ def _compare(op: str, device: torch.device) -> None:
 
     sample = SAMPLES[op](draw)
     exact = sample.map(lambda t: t.double() if t.is_floating_point() else t)
-    outputs, _, grads = gradients(getattr(xfercore, op), sample)
-    outputs_, _, grads_ = gradients(getattr(reference, op), exact)
+    if sample.variables():
+        outputs, _, grads = gradients(getattr(xfercore, op), sample)
+        outputs_, _, grads_ = gradients(getattr(reference, op), exact)
+    else:  # an op on gradients, which has none itself
+        outputs, grads = sample.call(getattr(xfercore, op)), []
+        outputs_, grads_ = sample.call(getattr(reference, op)), []
     for what, actual, expected in (("output", outputs, outputs_), ("gradient", grads, grads_)):
         for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
             assert_close(one, other, f"{what} {i}")

@@ -39,9 +39,9 @@ class _PhaseRunner(nn.Module):
 
     def forward(
         self, loss: Callable[[NextBatch], PhaseLoss], next_batch: NextBatch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], Any]:
         result = loss(next_batch)
-        return result.total, dict(result.metrics)
+        return result.total, dict(result.metrics), result.backward
 
 
 def make_accelerator(config: TrainerConfig, folder: str | None = None) -> Any:
@@ -129,8 +129,8 @@ class Replica:
             )
         if (self.world > 1 or config.accumulation > 1) and not getattr(method, "replicable", True):
             raise ValueError(
-                "Trainer: a loss of this method averages over the texts of a batch, so the batch cannot be cut; "
-                "expected one process and accumulation 1"
+                "Trainer: a loss of this method averages over the texts of a batch, or its gradients are combined "
+                "over the whole of it, so the batch cannot be cut; expected one process and accumulation 1"
             )
         self.module.to(self.device)
         if config.compile:
@@ -171,8 +171,8 @@ class Replica:
     def loss(self, loss: Callable[[NextBatch], PhaseLoss], next_batch: NextBatch) -> PhaseLoss:
         """A phase's loss, computed inside the wrapped forward pass and under autocast."""
         with self.accelerator.autocast():
-            total, metrics = self.runner(loss, next_batch)
-        return PhaseLoss(total, metrics)
+            total, metrics, backward = self.runner(loss, next_batch)
+        return PhaseLoss(total, metrics, backward)
 
     @contextlib.contextmanager
     def collecting(self, last: bool) -> Iterator[None]:

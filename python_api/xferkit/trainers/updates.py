@@ -90,10 +90,15 @@ class Updater:
         for index in range(parts):
             with replica.collecting(last=index == parts - 1):
                 loss = replica.loss(phase.loss, batches.part(index))
-                (loss.total if self.scaler is None else self.scaler.scale(loss.total)).backward()
+                if loss.backward is not None and parts * replica.world > 1:
+                    raise ValueError(
+                        f"Trainer.fit: phase {phase.name!r} leaves its gradients by itself, which cannot be done in "
+                        "parts; expected one process and accumulation 1 (its method lacks replicable = False)"
+                    )
+                found = loss.differentiate(self.scaler)
             total = loss.total.detach()
             loss_value = total if loss_value is None else loss_value + total
-            for name, value in loss.metrics.items():
+            for name, value in found.items():
                 metrics[name] = metrics[name] + value if name in metrics else value
         if self.scaler is not None:
             for optimizer in optimizers:
