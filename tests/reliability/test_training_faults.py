@@ -13,6 +13,7 @@ from kill_training import kill_runs
 from power_loss import cuts
 
 TRAIN = "training_scenarios:train"
+RANKS = "training_scenarios:train_ranks"
 MODES = ("kill", "torn", "full", "broken")
 
 
@@ -98,6 +99,33 @@ def test_a_fault_at_every_call_of_a_training(
     points = range(1, gold["points"] + 1)
     others = [(k, MODES[1 + k % (len(MODES) - 1)]) for k in points]
     _faults(trainings, tmp_path, gold, [(k, "kill") for k in points] + others)
+
+
+@pytest.mark.long
+def test_faults_of_a_training_on_two_ranks(
+    trainings: FaultServer, tmp_path: Path, gold: dict[str, Any]
+) -> None:
+    """A call of one rank fails, nearly always that of the one that saves; the other ends too, and all goes on."""
+    whole = trainings.run(RANKS, tmp_path / "gold", ranks=2, trace=True)
+    assert whole.value["codes"] == [0, 0]
+    folder = tmp_path / "run"
+    points = range(1, gold["points"] + 1, 3)
+    with planned(
+        len(points), f"training of two ranks, {gold['points']} I/O points, faults at a third"
+    ) as done:
+        for number, k in enumerate(points):
+            mode = MODES[number % len(MODES)]
+            shutil.rmtree(folder, ignore_errors=True)
+            outcome = trainings.run(RANKS, folder, k=k, mode=mode, ranks=2)
+            where = f"{mode} at call {k}: {outcome.value} {outcome.error}"
+            assert outcome.value and outcome.value["seconds"] < 20, where
+            if mode in ("kill", "torn"):
+                assert -9 in outcome.value["codes"], where
+            else:
+                assert set(outcome.value["codes"]) <= {0, 4, -15}, where  # 4: it raised, -15: told to end
+            resumed = trainings.run(RANKS, folder, ranks=2, trace=True)
+            assert resumed.value and resumed.value["hashes"] == whole.value["hashes"], f"{where}: {resumed}"
+            done.append(None)
 
 
 def _power_cuts(
