@@ -79,6 +79,7 @@ def test_the_folder_holds_all_there_is_to_know(finished, texts):
     ]  # fmt: skip
     session = content["sessions"][-1]
     assert {"torch", "xfercore", "python"} <= set(session["versions"]) and session["hardware"]["cores"]
+    assert session["ranks"] == 1
     assert session["status"] == "finished" and session["ended"] >= session["begun"]
     assert content["facts"]["rows"]["train/en"] == {
         "in": 120,
@@ -295,5 +296,9 @@ def test_a_run_that_never_made_a_step_gives_way(texts, tmp_path):
     ):
         run(texts, out, unlabelled={})
     assert read_run(out)["status"] == "failed"
+    with pytest.raises(
+        ValueError, match="a language without labels; --unlabelled names en, which --train names"
+    ):
+        run(texts, out, unlabelled={"en": f"{texts}/es.txt"}, test={})
     run(texts, out, steps=10, said=said)
     assert "holds a run that never made a step; its settings are replaced." in "\n".join(said)

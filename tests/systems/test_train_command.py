@@ -304,10 +304,19 @@ def test_two_processes_write_one_run(data, tmp_path, strategy):
 
     out = tmp_path / "run"
     words = command(data, out, "--steps", "30", "--trainer.strategy", strategy)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *words[1:]]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *words[1:],
+    ]
     output, errors = finish(launch)
     assert errors.count("Task: classification") == 1 and output.count("test es") == 1
-    assert len(read_run(out)["sessions"]) == 1 and read_run(out)["status"] == "finished"
+    session, *more = read_run(out)["sessions"]
+    assert not more and session["ranks"] == 2 and read_run(out)["status"] == "finished"
     kept = read_sealed(out / "seed-1/result.json")["test"]["es"]
     again = evaluate_model(load_model(out), f"{data}/es_test.tsv").scores
     assert again.accuracy == kept["accuracy"] > 0.5

@@ -205,6 +205,7 @@ class RunFolder:
             "status": "running",
             "host": socket.gethostname(),
             "process": os.getpid(),
+            "ranks": int(os.environ.get("WORLD_SIZE", "1")),
             "versions": versions(),
             "commit": source_commit(),
             "hardware": hardware(),

@@ -249,6 +249,9 @@ def _streams(config: RunConfig, corpus: RunCorpus, batch_size: int, seed: int) -
     missing = (
         f"{config.method.replace('_', '-')} reads text of a target language; expected --unlabelled LANG=FILE"
     )
+    if config.unlabelled:
+        named = ", ".join(config.unlabelled)
+        missing += f" of a language without labels; --unlabelled names {named}, which --train names too"
     streams["unlabelled"] = (
         stream("unlabelled", corpus.unlabelled) if corpus.unlabelled else _Missing(missing)
     )
