@@ -28,6 +28,9 @@ __all__ = [
 Task = Literal["auto", "tagging", "classification"]
 Format = Literal["auto", "tsv", "csv", "jsonl", "conll", "conllu", "text", "hf"]
 
+#: Pooling under the names of the sources that the demo gives it; here the files name the sources.
+_NAMES_OF_SOURCES = ("same_convention", "own")
+
 #: Settings that change neither the model nor its scores; a run may go on with others.
 IGNORED_BY_IDENTITY = frozenset(
     {
@@ -195,7 +198,7 @@ def method_key(name: str) -> str:
         ValueError: there is no such method; the sentence has the nearest one and all others.
     """
     key = name.replace("-", "_")
-    known = method_names()
+    known = [known for known in method_names() if known not in _NAMES_OF_SOURCES]
     if key not in known:
         listed = ", ".join(n.replace("_", "-") for n in known)
         if not name:
