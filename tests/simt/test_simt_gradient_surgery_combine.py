@@ -109,3 +109,12 @@ def test_more_tasks_than_shared_memory_holds_is_an_error() -> None:
     view = arena_view(arena, torch.ones(13654, 1), [0, 1])
     with pytest.raises(SimtError, match=r"combine_gradients: num_tasks must be at most 13653 .* got 13654"):
         combine(arena, view, some_weights(1, 13654))
+
+
+def test_weights_beyond_float32_reach_gradients_that_they_fit() -> None:
+    grads = torch.tensor([[3.0, -1.0, 2.0, 0.5], [-1e-42, 2e-42, 1e-42, 0.0]])
+    weights = torch.tensor([[1.0, 5e41]], dtype=torch.float64)
+    arena = Arena()
+    found = combine(arena, arena_view(arena, grads, [0, 4]), weights)
+    exact = (weights[0, :, None] * grads.double()).sum(0)
+    assert torch.allclose(found.double(), exact, rtol=0.0, atol=2e-6)

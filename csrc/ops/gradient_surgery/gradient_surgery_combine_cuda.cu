@@ -10,7 +10,7 @@ namespace xfer {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerSm = 3;
+constexpr int kBlocksPerSm = 2;  // 64 KiB under way on a multiprocessor; three blocks leave a register too few
 constexpr int64_t kSmemBytes = 160 * 1024;  // what every device since sm_80 has
 constexpr int64_t kManyBlocks = 132 * 16;   // beyond it a block takes more columns
 constexpr int64_t kMostAccesses = 8;        // of a thread
@@ -21,11 +21,14 @@ struct Sources {
   const T** rows;  // at column 0 of the segment (list form) or of all columns (arena form)
   float* weights;  // times 2^-exponent, see combine_exponent
   int* state;      // [3]: how many; whether 16-byte accesses of all of them and of the output begin at the same
-                   // columns; the exponent
+                   // columns; 2^exponent as a float
 
   __device__ __forceinline__ int count() const { return state[0]; }
   __device__ __forceinline__ bool aligned() const { return state[1] != 0; }
-  __device__ __forceinline__ float up() const { return ldexpf(1.0f, state[2]); }
+  __device__ __forceinline__ float up() const {
+    // Volatile: read where it is used, not kept in a register through the loads.
+    return *reinterpret_cast<const volatile float*>(state + 2);
+  }
 };
 
 // Row of the weights for `segment`, or -1 where no group has it. All lanes of a warp call.
@@ -33,6 +36,16 @@ __device__ __forceinline__ int64_t group_of(const CombineGradientsArgs& args, in
   if (args.group_offsets == nullptr) return segment < args.num_groups ? segment : -1;
   const int64_t group = last_at_most(args.group_offsets, args.num_groups, segment);
   return group >= 0 && args.group_offsets[group + 1] > segment ? group : -1;
+}
+
+// 2^exponent of combine_exponent for a group's weights. All lanes of a warp call. Once for a segment: inlined, its
+// registers would count against the loop over columns.
+__device__ __attribute__((noinline)) float largest_scale(const double* weights, int64_t num_tasks) {
+  float exponent = 0.0f;  // small whole numbers, for group_max
+  for (int64_t task = threadIdx.x; task < num_tasks; task += 32) {
+    exponent = fmaxf(exponent, static_cast<float>(combine_exponent(weights[task])));
+  }
+  return ldexpf(1.0f, static_cast<int>(group_max<32>(exponent)));
 }
 
 // By warp 0: `column` is where an access of the output begins.
@@ -44,12 +57,8 @@ __device__ __forceinline__ void collect(const CombineGradientsArgs& args, int64_
   const int64_t group = group_of(args, segment);
   int count = 0;
   bool aligned = true;
-  float exponent = 0.0f;  // small whole numbers, for group_max
-  for (int64_t task = lane; group >= 0 && task < grads.num_tasks; task += 32) {
-    exponent = fmaxf(exponent, static_cast<float>(combine_exponent(args.weights[group * grads.num_tasks + task])));
-  }
-  exponent = group_max<32>(exponent);
-  const double down = ldexp(1.0, -static_cast<int>(exponent));
+  const float up = group >= 0 ? largest_scale(args.weights + group * grads.num_tasks, grads.num_tasks) : 1.0f;
+  const double down = 1.0 / up;  // exact: powers of two
   for (int64_t task0 = 0; group >= 0 && task0 < grads.num_tasks; task0 += 32) {
     const int64_t task = task0 + lane;
     const T* row = task < grads.num_tasks ? gradient_row<T>(grads, segment, task) : nullptr;
@@ -66,7 +75,7 @@ __device__ __forceinline__ void collect(const CombineGradientsArgs& args, int64_
   if (lane == 0) {
     sources.state[0] = count;
     sources.state[1] = aligned;
-    sources.state[2] = static_cast<int>(exponent);
+    memcpy(sources.state + 2, &up, sizeof(up));
   }
 }
 
