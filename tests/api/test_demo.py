@@ -21,7 +21,7 @@ pytest.importorskip("babel", reason="the demo's names come with its extra")
 from xferkit.cli import main
 from xferkit.data import ENGLISH_PANEL, same_convention_sources
 from xferkit.demo import DemoError, environment, run_demo
-from xferkit.demo.plan import METHODS, PRESETS, CellSpec, Preset, plan_cells
+from xferkit.demo.plan import METHODS, PRESETS, CellSpec, Preset, plan_cells, plan_similarity
 from xferkit.demo.pool import run_cells
 from xferkit.demo.progress import RemainingTime, make_progress
 from xferkit.demo.store import CellOutcome
@@ -36,13 +36,21 @@ OUTCOME = CellOutcome(0.5, 0.25, 1.5, {"en": 0.75, "fr": 0.25}, 7, {"task": 0.1,
 FAKE = """
 import os, time
 from pathlib import Path
-from xferkit.demo.store import CellOutcome
+from xferkit.demo.store import CellOutcome, SimilarityOutcome
 
 def compute(spec, data):
     names = data.test(spec.target)
     gate = {lang: 1 / len(spec.sources) for lang in spec.sources} if "gate" in spec.method else None
     score = (len(spec.method) + spec.seed) / 40 + 0.1 * any(map(str.isupper, names.texts[0]))
     return CellOutcome(score, score / 2, 0.01, gate, spec.steps, {"task": 1.0})
+
+def measure(spec, data):
+    rows = [(a, b) for a in range(len(spec.languages)) for b in range(a)]
+    lower = all(map(str.islower, data.test("de").texts[0]))
+    pairs = tuple(((a + b + spec.seed) % 3 - 1) / (4 if lower else 2) for a, b in rows)
+    course = {str(step): pairs for step in (*spec.course, *spec.focus)}
+    samples = {str(size): pairs for size in spec.samples}
+    return SimilarityOutcome(pairs, {"shared.hidden": pairs}, samples, course, 0.01, spec.steps, {"task": 1.0})
 
 def slow(spec, data):
     time.sleep(0.4)
@@ -83,7 +91,7 @@ def light(monkeypatch):
 
 def test_full_plan():
     cells = plan_cells(PRESETS["full"])
-    assert len(cells) == len(set(cells)) == (8 + 3) * (5 + 3)
+    assert len(cells) == len(set(cells)) == (10 + 3) * (5 + 3)
     spanish = [cell for cell in cells if cell.target == "es"]
     assert {cell.seed for cell in spanish} == set(range(5))
     assert {cell.method for cell in cells} == {method.name for method in METHODS}
@@ -96,6 +104,19 @@ def test_full_plan():
             assert cell.sources == same_convention_sources(cell.target)
     assert {c.sources for c in cells if c.target == "en" and c.method == "pooled"} == {ENGLISH_PANEL}
     assert {c.method for c in cells if c.lowercase} == {"pooled", "same_convention", "language_gate"}
+
+
+def test_similarity_plan():
+    plan = plan_similarity(PRESETS["full"])
+    assert len(plan) == len(set(plan)) == 2 * PRESETS["full"].similarity_seeds
+    assert all(len(spec.languages) == 23 and spec.focus == (148, 149, 150, 151, 152) for spec in plan)
+    assert {spec.course[0] for spec in plan} == {1} and {spec.course[-1] for spec in plan} == {400}
+    assert [spec.lowercase for spec in plan[:2]] == [False, True]
+    assert all(bool(spec.samples) != spec.lowercase for spec in plan)
+    assert plan_similarity(TINY) == ()
+    few = plan_similarity(replace(TINY, similarity_seeds=1, similarity_course=(0.0, 1.0)))
+    assert [(spec.focus, spec.course) for spec in few] == [((1, 2, 3), ())] * 2
+    assert plan[1].describe() == "gradients lower-cased seed 0" and plan[1].method == "similarity"
 
 
 def test_small_plan_trains_every_method():
@@ -238,7 +259,8 @@ def test_interrupt_leaves_a_clean_state_and_says_how_to_go_on(fake, tmp_path):
                 # A shell starts its background jobs, these tests among them perhaps, deaf to Ctrl-C.
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 xferkit.demo.run.code_fingerprint = lambda: "0" * 64
-                xferkit.demo.run_demo = functools.partial(xferkit.demo.run_demo, run=fake_cells.pid)
+                fakes = {"run": fake_cells.pid, "measure": fake_cells.measure}
+                xferkit.demo.run_demo = functools.partial(xferkit.demo.run_demo, **fakes)
                 sys.exit(main(["demo", "--out", sys.argv[1], "--preset", "small", "--workers", "2"]))
             """
         )
@@ -267,7 +289,7 @@ def test_interrupt_leaves_a_clean_state_and_says_how_to_go_on(fake, tmp_path):
 
     done = len(list(out.glob("cells/*.json")))
     counting = Counting(fake.compute)
-    run_demo(out, "small", workers=0, run=counting)
+    run_demo(out, "small", workers=0, run=counting, measure=fake.measure)
     assert len(counting.specs) == len(plan_cells(PRESETS["small"])) - done and done >= 2
 
 

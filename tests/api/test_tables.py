@@ -16,7 +16,8 @@ import pytest
 from xferkit.experiments.tables.claims import check_claims, sentences
 from xferkit.experiments.tables.config import Panel, TableConfig
 from xferkit.experiments.tables.figures import gate_maps
-from xferkit.experiments.tables.files import mean_sd, table_csv, table_markdown, table_tex
+from xferkit.experiments.tables.files import table_csv, table_markdown, table_tex
+from xferkit.experiments.tables.grid import mean_sd
 from xferkit.experiments.tables.page import table_html
 from xferkit.experiments.tables.plan import cell_of, plan_cells
 from xferkit.experiments.tables.run import main, run_table
@@ -110,7 +111,8 @@ def outcome(cell, given=None):
 def same_code(monkeypatch):
     # The real hash changes when somebody builds or edits while the tests run.
     monkeypatch.setattr("xferkit.experiments.tables.run.code_fingerprint", lambda subpackages: "0" * 64)
-    monkeypatch.setattr("xferkit.experiments.tables.run._write_pngs", lambda *a: None)  # one test draws them
+    # One test draws them.
+    monkeypatch.setattr("xferkit.experiments.tables.transfer._write_pngs", lambda *a: None)
 
 
 @pytest.fixture(scope="module")

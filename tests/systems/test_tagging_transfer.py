@@ -9,7 +9,6 @@ import csv
 import gzip
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_spans import read_sentences, write_language, write_sentences
 
 from xferkit.experiments.tables.config import load_table_config
 from xferkit.experiments.tables.plan import plan_cells
@@ -28,7 +28,6 @@ from xferkit.experiments.tagging_data import read_split
 from xferkit.experiments.tagging_transfer import run_tagging_cell
 from xferkit.methods import method_names
 
-ENDINGS = {"O": "mu", "B-PER": "ka", "I-PER": "lo", "B-LOC": "ti"}
 LETTERS = {"aa": "bdg", "bb": "bdp", "cc": "szf", "dd": "bdgp"}
 CONFIG = """
 title: Spans of made-up languages
@@ -62,34 +61,11 @@ settings:
 """
 
 
-def sentence(language, rng):
-    rows = []
-    while len(rows) < 6:
-        run = rng.choice((("O",), ("O",), ("O",), ("B-PER",), ("B-PER", "I-PER"), ("B-LOC",)))
-        for tag in run:
-            stem = "".join(rng.choice(LETTERS[language]) + rng.choice("aeiou") for _ in range(3))
-            rows.append((stem + ENDINGS[tag], tag))
-    return rows
-
-
-def write(path, sentences):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        for rows in sentences:
-            file.writelines(f"{word}\t{tag}\n" for word, tag in rows)
-            file.write("\n")
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
-    for language in LETTERS:
-        for split, number in (("train", 60), ("dev", 25), ("test", 30)):
-            rng = random.Random(f"{language} {split}")
-            write(
-                folder / "toy" / language / f"{split}.tsv.gz",
-                [sentence(language, rng) for _ in range(number)],
-            )
+    for language, letters in LETTERS.items():
+        write_language(folder / "toy", language, letters)
     (folder / "table.yaml").write_text(CONFIG)
     return folder
 
@@ -191,26 +167,20 @@ def test_a_cell_is_the_same_to_the_bit_and_never_sees_the_targets_tags(out, plac
     first = run_tagging_cell(cell, short, place)
     hidden = tmp_path / "toy"
     for path in (place / "toy").rglob("*.gz"):
-        write(hidden / path.relative_to(place / "toy"), _read(path))
+        write_sentences(hidden / path.relative_to(place / "toy"), read_sentences(path))
     # Other tags of the target's training file, and none at all.
     train = hidden / "dd" / "train.tsv.gz"
-    write(train, [[(word, "B-NEVER") for word, _ in rows] for rows in _read(train)])
+    write_sentences(train, [[(word, "B-NEVER") for word, _ in rows] for rows in read_sentences(train)])
     again = run_tagging_cell(cell, short, tmp_path)
     assert replace(again, seconds=0.0) == replace(first, seconds=0.0)
     for path in (hidden / "dd").glob("train*"):
         with gzip.open(path, "wt", encoding="utf-8") as file:
-            for rows in _read(place / "toy" / "dd" / "train.tsv.gz"):
+            for rows in read_sentences(place / "toy" / "dd" / "train.tsv.gz"):
                 file.write("".join(f"{word}\n" for word, _ in rows) + "\n")
     bare = run_tagging_cell(cell, short, tmp_path)
     assert replace(bare, seconds=0.0) == replace(first, seconds=0.0)
     other = run_tagging_cell(replace(cell, seed=2), short, place)
     assert other.losses != first.losses
-
-
-def _read(path):
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        blocks = file.read().strip("\n").split("\n\n")
-    return [[tuple(line.split("\t")) for line in block.split("\n")] for block in blocks]
 
 
 @pytest.mark.parametrize("method", ["pooled", "no_man", "moe"])
@@ -243,9 +213,11 @@ def test_methods_with_an_adversary_take_one_target(place, config):
 
 def test_a_tag_that_no_source_has_is_a_miss(place, config, tmp_path):
     for path in (place / "toy").rglob("*.gz"):
-        write(tmp_path / "toy" / path.relative_to(place / "toy"), _read(path))
+        write_sentences(tmp_path / "toy" / path.relative_to(place / "toy"), read_sentences(path))
     test = tmp_path / "toy" / "dd" / "test.tsv.gz"
-    write(test, [[(w, "B-NEW" if tag == "B-LOC" else tag) for w, tag in rows] for rows in _read(test)])
+    write_sentences(
+        test, [[(w, "B-NEW" if tag == "B-LOC" else tag) for w, tag in rows] for rows in read_sentences(test)]
+    )
     files = config.settings.files
     assert {tag for r in read_split(files, tmp_path, "test", "dd") for tag in r.labels} >= {"B-NEW"}
     cell = TaggingCell("pooled", 1, ("aa", "bb"), ("dd",))

@@ -180,7 +180,9 @@ def _add_table(commands: _Commands) -> None:
         "tables. A table that was stopped goes on where it was when started again.",
     )
     table.add_argument(
-        "config", metavar="CONFIG", help="YAML file of the table, such as those in configs/man_moe"
+        "config",
+        metavar="CONFIG",
+        help="YAML file of the table, such as configs/man_moe/ud_pos.yaml or configs/surgery/ud_pos.yaml",
     )
     table.add_argument("--data", metavar="DIR", required=True, help="folder of the data")
     table.add_argument("--out", metavar="DIR", required=True, help="folder of the table and of finished runs")

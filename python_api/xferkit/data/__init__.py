@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from xferkit.data.cldr import CLASSES, NameData, Names, load_names
 from xferkit.data.panels import (
     CAPITALISING,
+    CONVENTIONS,
     ENGLISH_PANEL,
     LATIN_POOL,
+    SIMILARITY_PANEL,
     capitalised_share,
     capitalises,
     same_convention_sources,
@@ -74,8 +76,10 @@ _LAZY = {
 __all__ = [
     "CAPITALISING",
     "CLASSES",
+    "CONVENTIONS",
     "ENGLISH_PANEL",
     "LATIN_POOL",
+    "SIMILARITY_PANEL",
     "BatchStream",
     "CharVocabulary",
     "Columns",

@@ -1,31 +1,66 @@
 """Which languages teach which: the demo's source panels and the orthographic conventions behind its result.
 
-The convention is taken from the orthographies themselves, never from the target's data: German capitalises
-every noun; Dutch, English, Indonesian and Turkish capitalise the names of languages, and CLDR's tables for
-these five capitalise scripts and currencies as well. The other languages of the panels write names of
-languages and scripts in lower case. Currency names differ within that second group (Finnish, Estonian and
-Portuguese capitalise them in CLDR, Danish partly), which :func:`capitalised_share` measures and the report
-shows.
+The convention is taken from the orthographies themselves, never from the target's data, and stands here with
+its rule for each language: German capitalises every noun; Dutch, English, Indonesian, Malay, Swahili, Turkish
+and Vietnamese capitalise the names of languages, and CLDR's tables for these eight capitalise scripts and
+currencies as well. The other languages write names of languages in lower case. In CLDR's tables the names of
+scripts follow that rule too, but for Hungarian, which begins them with a capital. Currency names differ within
+that second group (Finnish, Estonian, Latvian, Lithuanian and Portuguese capitalise them in CLDR, Danish and
+Hungarian partly), which :func:`capitalised_share` measures and the report shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from xferkit.data.cldr import Names
 
 __all__ = [
     "CAPITALISING",
+    "CONVENTIONS",
     "ENGLISH_PANEL",
     "LATIN_POOL",
+    "SIMILARITY_PANEL",
     "capitalised_share",
     "capitalises",
     "same_convention_sources",
     "sources_for",
 ]
 
+_CAPITALISING: dict[str, str] = {
+    "de": "every noun begins with a capital letter",
+    "nl": "what derives from the name of a country or a people keeps its capital (Nederlands)",
+    "en": "names of languages are proper names (English)",
+    "id": "names of peoples and languages take a capital (bahasa Indonesia)",
+    "ms": "names of peoples and languages take a capital (bahasa Melayu)",
+    "sw": "names of languages are proper names, written with their class prefix (Kiswahili)",
+    "tr": "names of languages are proper names (Türkçe)",
+    "vi": "the name of the people in the name of its language takes a capital (tiếng Việt)",
+}
+_LOWER: dict[str, str] = {
+    "sv": "names of languages are common nouns (svenska)",
+    "da": "names of languages are common nouns (dansk)",
+    "fr": "names of languages are common nouns (le français)",
+    "it": "names of languages are common nouns (l'italiano)",
+    "es": "names of languages are common nouns (el español)",
+    "pt": "names of languages are common nouns (o português)",
+    "ro": "names of languages are common nouns (româna)",
+    "pl": "names of languages are adjectives, which take no capital (polski)",
+    "hr": "names of languages are adjectives, which take no capital (hrvatski)",
+    "cs": "what derives from the name of a people by a suffix takes no capital (čeština)",
+    "fi": "names of languages are common nouns (suomi), countries proper names (Suomi)",
+    "et": "names of languages take no capital (eesti keel)",
+    "hu": "names of peoples and languages are common nouns (magyar)",
+    "lt": "names of languages are genitives of peoples, which take no capital (lietuvių kalba)",
+    "lv": "names of languages are genitives of peoples, which take no capital (latviešu valoda)",
+}
+
+#: The rule of each language's orthography for the names of languages.
+CONVENTIONS: Mapping[str, str] = MappingProxyType({**_CAPITALISING, **_LOWER})
+
 #: Languages of the panels that capitalise the names of languages, scripts and currencies.
-CAPITALISING: frozenset[str] = frozenset({"nl", "de", "en", "id", "tr"})
+CAPITALISING: frozenset[str] = frozenset(_CAPITALISING)
 
 #: Fourteen languages in Latin script; the pool of sources is this less the target.
 LATIN_POOL: tuple[str, ...] = (
@@ -37,7 +72,10 @@ ENGLISH_PANEL: tuple[str, ...] = (
     "nl", "de", "pt", "es", "fi", "ro", "fr", "it", "da", "et", "pl", "sv", "hr", "cs",
 )  # fmt: skip
 
-_LOWER: frozenset[str] = (frozenset(LATIN_POOL) | frozenset(ENGLISH_PANEL)) - CAPITALISING
+#: The 23 languages whose gradients are compared with one another. All are in Latin script: Bulgarian, Russian,
+#: Ukrainian, Belarusian and Greek share no letter with the rest, so that script would stand beside convention.
+#: Norwegian Bokmål is left out because it is spelled almost as Danish is, and would count it twice.
+SIMILARITY_PANEL: tuple[str, ...] = (*LATIN_POOL, "pt", "ro", "cs", "hu", "lt", "lv", "vi", "sw", "ms")
 
 
 def capitalises(lang: str) -> bool:
@@ -46,7 +84,7 @@ def capitalises(lang: str) -> bool:
         return True
     if lang in _LOWER:
         return False
-    known = ", ".join(sorted(CAPITALISING | _LOWER))
+    known = ", ".join(sorted(CONVENTIONS))
     raise ValueError(f"the table of orthographic conventions holds no language {lang!r}; it holds {known}.")
 
 

@@ -8,7 +8,7 @@ from xferkit.runs.environment import hardware, num_cores
 __all__ = ["code_fingerprint", "hardware", "num_cores", "versions"]
 
 #: Subpackages of xferkit that decide a result; the report and the command line do not.
-_DECISIVE = ("data", "experiments", "methods", "metrics", "models", "objectives", "trainers")
+_DECISIVE = ("data", "experiments", "methods", "metrics", "models", "objectives", "surgery", "trainers")
 
 
 def versions() -> dict[str, str]:

@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from xferkit.demo import figures
+from xferkit.demo import figures, similarity_figures
 from xferkit.demo.page import language_names, report_html
 from xferkit.demo.result import Run
+from xferkit.demo.similarity import SimilaritySummary
 from xferkit.demo.tables import cells_csv, results_json, summary_csv
 from xferkit.report.files import write_atomic
 
@@ -55,6 +56,30 @@ def _write_pngs(run: Run, names: dict[str, str], out: Path) -> None:
         if gates:
             title = f"Weight of each source on {language} names, %"
             write_atomic(out / f"gates-{code}.png", bar_panels_png(title, *gates))
+    if run.similarity is not None:
+        _write_similarity_pngs(run.similarity, names, out)
     first = run.summaries[0]
     title = f"{names[first.target]} without labels: what {len(first.sources)} other languages teach"
     write_atomic(out / "summary.png", bar_panels_png(title, *figures.summary_figure(first)))
+
+
+def _write_similarity_pngs(summary: SimilaritySummary, names: dict[str, str], out: Path) -> None:
+    from xferkit.report.curves_png import curve_panels_png
+    from xferkit.report.dots import dot_panels_png
+    from xferkit.report.similarity_map import similarity_maps_png
+
+    seeds = f"{summary.seeds} seed{'s' if summary.seeds != 1 else ''}"
+    title = f"Cosines of the gradients of {len(summary.languages)} languages ({seeds})"
+    maps = similarity_figures.similarity_maps(summary, names)
+    write_atomic(out / "gradients.png", similarity_maps_png(title, maps))
+    panels = similarity_figures.course_panels(summary)
+    write_atomic(out / "gradients-course.png", curve_panels_png("Mean cosines over the training", panels))
+    labels, dots = similarity_figures.layer_figure(summary)
+    png = dot_panels_png(
+        "Mean cosines of each layer (95 % t-intervals)",
+        labels,
+        similarity_figures.SERIES,
+        dots,
+        ticks=similarity_figures.COSINE_TICKS,
+    )
+    write_atomic(out / "gradients-layers.png", png)

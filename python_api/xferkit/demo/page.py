@@ -11,6 +11,7 @@ from xferkit.data.cldr import CLASSES
 from xferkit.demo import figures
 from xferkit.demo.result import Run
 from xferkit.demo.sentences import lowercase_effect, three_sentences
+from xferkit.demo.similarity_page import similarity_content, similarity_honesty
 from xferkit.demo.summary import TargetSummary, capitalisation
 from xferkit.report.format import duration, percent
 from xferkit.report.html import render_page
@@ -60,6 +61,7 @@ def report_html(run: Run) -> str:
         emphasised=_emphasised,
         samples=_samples(run, names),
         targets=[_target_content(summary, names) for summary in run.summaries],
+        gradients=run.similarity and similarity_content(run.similarity, run.data, names),
         classes=CLASSES,
         capitalisation=[
             {"name": names[lang], "capitalises": flag, "shares": list(shares.values())}
@@ -127,6 +129,7 @@ def _honesty(run: Run, names: dict[str, str]) -> list[str]:
     comparisons += sum(
         1 + 3 * sum(c.change is not None for c in s.controls) for s in run.summaries if s.controls
     )
+    comparisons += run.similarity.num_comparisons if run.similarity else 0
     errors = " and ".join(
         f"± {percent(s.test_error)} points on the {s.num_test} {names[s.target]} test names"
         for s in run.summaries
@@ -157,7 +160,11 @@ def _honesty(run: Run, names: dict[str, str]) -> list[str]:
         "Not tested: other targets, scripts other than Latin, longer text, pre-trained encoders, more steps, "
         "settings tuned for each method. A method that loses here may win there.",
     ]
-    broken = [s.describe() for s, o in run.records.items() if any(v is None for v in o.losses.values())]
+    if run.similarity is not None:
+        items[-1:-1] = similarity_honesty(run.similarity)
+    losses = [(s.describe(), o.losses) for s, o in run.records.items()]
+    losses += [(s.describe(), o.losses) for s, o in run.similarity_records.items()]
+    broken = [name for name, values in losses if any(value is None for value in values.values())]
     if broken:
         items.append(f"{len(broken)} runs ended with a loss that is not finite: {', '.join(broken)}.")
     return items
@@ -165,13 +172,17 @@ def _honesty(run: Run, names: dict[str, str]) -> list[str]:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     train = [len(run.data.train(lang)) for lang in run.data.languages]
-    total = sum(outcome.seconds for outcome in run.records.values())
+    seconds = [outcome.seconds for outcome in run.records.values()]
+    seconds += [outcome.seconds for outcome in run.similarity_records.values()]
     taken = f"; {run.reused} runs were taken over from an earlier start" if run.reused else ""
     where = f"{run.workers} workers of one thread" if run.workers else "one process"
     return [
         ("Date", run.date),
-        ("Preset", f"{run.preset.name}: {len(run.records)} runs of {run.preset.steps} steps"),
-        ("Time", f"{duration(run.wall_seconds)} with {where}{taken}; {duration(total)} of training in all"),
+        ("Preset", f"{run.preset.name}: {len(seconds)} runs of {run.preset.steps} steps"),
+        (
+            "Time",
+            f"{duration(run.wall_seconds)} with {where}{taken}; {duration(sum(seconds))} of training in all",
+        ),
         ("Training names", f"{min(train)} to {max(train)} a language"),
         ("Split", "crc32 of “class:key”, remainder 0 of 5 is test: the same concepts in every language"),
         ("Data", f"SHA-256 {run.data.fingerprint()[:16]}"),

@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from xferkit.data.cldr import NameData
-from xferkit.demo.plan import CellSpec
-from xferkit.demo.store import CellOutcome
+from xferkit.demo.plan import CellSpec, SimilaritySpec
+from xferkit.demo.store import CellOutcome, SimilarityOutcome
 from xferkit.experiments import pool
 
-__all__ = ["RunCell", "run_cells", "train_cell"]
+__all__ = ["AnyOutcome", "AnySpec", "MeasureCell", "RunCell", "measure_cell", "run_cells", "train_cell"]
 
 #: Trains one cell on names (lower-cased ones where the cell says so). Picklable: a function of a module.
 RunCell = Callable[[CellSpec, NameData], CellOutcome]
+#: Makes one run that compares gradients, likewise.
+MeasureCell = Callable[[SimilaritySpec, NameData], SimilarityOutcome]
+#: A run of either kind, and its result.
+AnySpec = CellSpec | SimilaritySpec
+AnyOutcome = CellOutcome | SimilarityOutcome
 
 
 def train_cell(spec: CellSpec, data: NameData) -> CellOutcome:
@@ -43,24 +48,45 @@ def train_cell(spec: CellSpec, data: NameData) -> CellOutcome:
     )
 
 
+def measure_cell(spec: SimilaritySpec, data: NameData) -> SimilarityOutcome:
+    """Train `spec` and compare the languages' gradients, by the experiment's own means."""
+    from xferkit.experiments.name_similarity import SimilarityCell, measure_similarity
+
+    result = measure_similarity(
+        SimilarityCell(
+            languages=spec.languages,
+            seed=spec.seed,
+            focus=spec.focus,
+            course=spec.course,
+            samples=spec.samples,
+            lowercase=spec.lowercase,
+            steps=spec.steps,
+        ),
+        data,
+    )
+    return SimilarityOutcome.checked(vars(result))
+
+
 def run_cells(
-    specs: Iterable[CellSpec],
+    specs: Iterable[AnySpec],
     data: Mapping[bool, NameData],
     *,
     workers: int,
-    started: Callable[[CellSpec], None],
-    finished: Callable[[CellSpec, CellOutcome], None],
+    started: Callable[[AnySpec], None],
+    finished: Callable[[AnySpec, AnyOutcome], None],
     run: RunCell = train_cell,
+    measure: MeasureCell = measure_cell,
 ) -> None:
     """Run all `specs`; `finished` is called in this process as each one ends, in the order they end.
 
     Args:
-        specs: the runs.
+        specs: the runs, of both kinds.
         data: names as written (False) and lower-cased (True).
         workers: processes; 0 runs everything in this one.
         started: called when a run is handed out.
         finished: called with each result.
         run: trains one cell.
+        measure: makes one run that compares gradients.
 
     Raises:
         DemoError: a run failed or a worker was killed; the message names the run. Any other exception, Ctrl-C
@@ -70,11 +96,14 @@ def run_cells(
         specs,
         dict(data),
         workers=workers,
-        run=partial(_on_its_names, run),
+        run=partial(_on_its_names, run, measure),
         started=started,
         finished=finished,
     )
 
 
-def _on_its_names(run: RunCell, spec: CellSpec, data: Mapping[bool, NameData]) -> CellOutcome:
-    return run(spec, data[spec.lowercase])
+def _on_its_names(
+    run: RunCell, measure: MeasureCell, spec: AnySpec, data: Mapping[bool, NameData]
+) -> AnyOutcome:
+    names = data[spec.lowercase]
+    return measure(spec, names) if isinstance(spec, SimilaritySpec) else run(spec, names)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xferkit.data.cldr import NameData
-from xferkit.demo.plan import CellSpec, Preset
-from xferkit.demo.store import CellOutcome
+from xferkit.demo.plan import CellSpec, Preset, SimilaritySpec
+from xferkit.demo.similarity import SimilaritySummary
+from xferkit.demo.store import CellOutcome, SimilarityOutcome
 from xferkit.demo.summary import TargetSummary
 
 __all__ = ["Run"]
@@ -27,6 +28,8 @@ class Run:
         wall_seconds: time since it was started; runs taken over from an earlier start are not in it.
         reused: how many runs were taken over.
         workers: worker processes.
+        similarity_records: every run that compares gradients, and its result.
+        similarity: what these say together; None without such runs.
     """
 
     preset: Preset
@@ -38,3 +41,5 @@ class Run:
     wall_seconds: float
     reused: int
     workers: int
+    similarity_records: Mapping[SimilaritySpec, SimilarityOutcome] = field(default_factory=dict)
+    similarity: SimilaritySummary | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from xferkit.data.cldr import load_names
@@ -12,12 +13,21 @@ from xferkit.demo.environment import code_fingerprint, hardware, num_cores, vers
 from xferkit.demo.errors import DemoError
 from xferkit.demo.output import write_report
 from xferkit.demo.page import language_names
-from xferkit.demo.plan import PRESETS, Preset, plan_cells
-from xferkit.demo.pool import RunCell, run_cells, train_cell
+from xferkit.demo.plan import PRESETS, CellSpec, Preset, SimilaritySpec, plan_cells, plan_similarity
+from xferkit.demo.pool import (
+    AnyOutcome,
+    AnySpec,
+    MeasureCell,
+    RunCell,
+    measure_cell,
+    run_cells,
+    train_cell,
+)
 from xferkit.demo.progress import make_progress
 from xferkit.demo.result import Run
 from xferkit.demo.sentences import three_sentences
-from xferkit.demo.store import CellStore
+from xferkit.demo.similarity import similarity_sentences, summarise_similarity
+from xferkit.demo.store import CellOutcome, CellStore, SimilarityOutcome, SimilarityStore
 from xferkit.demo.summary import summarise
 
 __all__ = ["run_demo"]
@@ -28,6 +38,7 @@ def run_demo(
     preset: str | Preset = "full",
     workers: int | None = None,
     run: RunCell = train_cell,
+    measure: MeasureCell = measure_cell,
 ) -> Path:
     """Train what is missing in `out` and write the report; return the path of report.html.
 
@@ -39,6 +50,7 @@ def run_demo(
         preset: a name of :data:`xferkit.demo.plan.PRESETS` or a preset of your own.
         workers: processes of one thread each; None: one a core; 0: none, everything in this process.
         run: trains one cell.
+        measure: makes one run that compares gradients.
 
     Raises:
         ValueError: no such preset, a negative number of workers, or Babel is missing.
@@ -54,8 +66,8 @@ def run_demo(
         workers = num_cores()
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}.")
-    cells = plan_cells(preset)
-    languages = tuple(dict.fromkeys(lang for cell in cells for lang in (cell.target, *cell.sources)))
+    cells: tuple[AnySpec, ...] = (*plan_cells(preset), *plan_similarity(preset))
+    languages = tuple(dict.fromkeys(lang for cell in cells for lang in _languages(cell)))
     data = {lowercase: load_names(languages, lowercase=lowercase) for lowercase in (False, True)}
 
     folder = Path(out)
@@ -66,8 +78,8 @@ def run_demo(
     notes: list[str] = []
     conditions = {"code": code_fingerprint(), "data": data[False].fingerprint(), **versions()}
     try:
-        store = CellStore(folder / "cells", conditions, notes.append)
-        with store.locked():
+        store = _Stores(folder / "cells", conditions, notes.append)
+        with store.transfer.locked():
             found = {cell: outcome for cell in cells if (outcome := store.load(cell)) is not None}
             missing = tuple(cell for cell in cells if cell not in found)
             records = dict(found)
@@ -77,10 +89,10 @@ def run_demo(
                     progress.note(text)
                 if found:
                     progress.note(
-                        f"{len(found)} of {len(cells)} runs are finished already in {store.folder}."
+                        f"{len(found)} of {len(cells)} runs are finished already in {folder / 'cells'}."
                     )
 
-                def finished(spec, outcome):  # type: ignore[no-untyped-def]
+                def finished(spec: AnySpec, outcome: AnyOutcome) -> None:
                     store.save(spec, outcome)
                     records[spec] = outcome
                     progress.finished(spec, outcome)
@@ -93,23 +105,63 @@ def run_demo(
                         started=progress.started,
                         finished=finished,
                         run=run,
+                        measure=measure,
                     )
-                ordered = {cell: records[cell] for cell in cells}
+                done = [(cell, records[cell]) for cell in cells]
+                trained = {s: o for s, o in done if isinstance(s, CellSpec) and isinstance(o, CellOutcome)}
+                compared = {
+                    s: o
+                    for s, o in done
+                    if isinstance(s, SimilaritySpec) and isinstance(o, SimilarityOutcome)
+                }
                 demo = Run(
                     preset=preset,
-                    records=ordered,
-                    summaries=summarise(ordered, data[False]),
+                    records=trained,
+                    summaries=summarise(trained, data[False]),
                     data=data[False],
                     environment={**hardware(), **versions(), "code": conditions["code"][:16]},
                     date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                     wall_seconds=time.monotonic() - begin,
                     reused=len(found),
                     workers=workers,
+                    similarity_records=compared,
+                    similarity=summarise_similarity(compared),
                 )
                 page = write_report(demo, folder, progress.note)
-                for sentence in three_sentences(demo.summaries[0], language_names(languages)):
+                names = language_names(languages)
+                for sentence in three_sentences(demo.summaries[0], names):
                     progress.note(sentence)
+                if demo.similarity is not None:
+                    for sentence in similarity_sentences(demo.similarity, names):
+                        progress.note(sentence)
                 return page
     except OSError as error:
         where = error.filename or folder
         raise DemoError(f"cannot write to {where}: {error.strerror or error}.") from error
+
+
+def _languages(cell: AnySpec) -> tuple[str, ...]:
+    return cell.languages if isinstance(cell, SimilaritySpec) else (cell.target, *cell.sources)
+
+
+class _Stores:
+    """Finished runs of both kinds, in one folder under one lock."""
+
+    def __init__(self, folder: Path, conditions: Mapping[str, str], warn: Callable[[str], None]) -> None:
+        self.transfer = CellStore(folder, conditions, warn)
+        self.similarity = SimilarityStore(folder, conditions, warn)
+
+    def load(self, cell: AnySpec) -> AnyOutcome | None:
+        """Result of a run when there is a valid one."""
+        if isinstance(cell, SimilaritySpec):
+            return self.similarity.load(cell)
+        return self.transfer.load(cell)
+
+    def save(self, cell: AnySpec, outcome: AnyOutcome) -> None:
+        """Write the result of a run."""
+        if isinstance(cell, SimilaritySpec) and isinstance(outcome, SimilarityOutcome):
+            self.similarity.save(cell, outcome)
+        elif isinstance(cell, CellSpec) and isinstance(outcome, CellOutcome):
+            self.transfer.save(cell, outcome)
+        else:
+            raise TypeError(f"{cell.describe()} gave a {type(outcome).__name__}")

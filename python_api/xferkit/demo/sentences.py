@@ -41,7 +41,8 @@ def _listed(items: Sequence[str]) -> str:
 def _name(method: MethodSummary) -> str:
     """The label inside a sentence: only abbreviations keep their capitals."""
     label = method.label
-    return label if label[1].isupper() or label.startswith("MoE") else label[0].lower() + label[1:]
+    names = ("MoE", "GradVac")
+    return label if label[1].isupper() or label.startswith(names) else label[0].lower() + label[1:]
 
 
 def _with_gains(methods: Sequence[tuple[MethodSummary, Interval]]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import asdict
 from typing import Any
 
 from xferkit.demo.result import Run
 from xferkit.demo.sentences import three_sentences
+from xferkit.demo.similarity import Means, SimilaritySummary, similarity_sentences
 from xferkit.metrics import interval_record, verdict
 
 __all__ = ["cells_csv", "results_json", "summary_csv"]
@@ -63,8 +65,47 @@ def results_json(run: Run, names: dict[str, str]) -> dict[str, Any]:
         "wall_seconds": run.wall_seconds,
         "runs_reused": run.reused,
         "targets": targets,
+        "gradients": run.similarity and _similarity(run.similarity, names),
         "cells": [{**asdict(spec), **asdict(outcome)} for spec, outcome in run.records.items()],
     }
+
+
+def _similarity(summary: SimilaritySummary, names: dict[str, str]) -> dict[str, Any]:
+    def means(found: Means | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        return {name: interval_record(getattr(found, name)) for name in ("within", "across", "gap")}
+
+    def course(rows: tuple[tuple[int, float, float], ...]) -> list[dict[str, Any]]:
+        return [{"step": step, "within": _known(a), "across": _known(b)} for step, a, b in rows]
+
+    return {
+        "sentences": similarity_sentences(summary, names),
+        "languages": summary.languages,
+        "conventions": dict(zip(summary.languages, summary.families, strict=True)),
+        "seeds": summary.seeds,
+        "steps": summary.focus,
+        "cosines": [[_known(value) for value in row] for row in summary.matrix],
+        "order_by_clustering": [summary.languages[n] for n in summary.by_clustering],
+        "strays": summary.strays,
+        "as_written": means(summary.written),
+        "lower_cased": means(summary.lower),
+        "change_of_gap": interval_record(summary.change),
+        "by_number_of_names": {
+            "training batch" if size == 0 else str(size): means(found)
+            for size, found in summary.samples.items()
+        },
+        "by_layer": {
+            name: {"as_written": means(written), "lower_cased": means(lower)}
+            for name, (written, lower) in summary.layers.items()
+        },
+        "course_as_written": course(summary.course),
+        "course_lower_cased": course(summary.lower_course),
+    }
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _csv(header: list[str], rows: list[list[Any]]) -> str:

@@ -8,6 +8,7 @@ after the fixed number of steps. Nothing is selected on the target.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -26,6 +27,7 @@ from xferkit.methods import (
     method_config,
     method_names,
 )
+from xferkit.methods.surgery import GradVacConfig, PCGradConfig
 from xferkit.metrics import accuracy, macro_f1
 from xferkit.models import (
     BiLSTMEncoder,
@@ -35,9 +37,20 @@ from xferkit.models import (
     OpsName,
     TokenSequences,
 )
+from xferkit.surgery import GroupingName
 from xferkit.trainers import ProgressKind, Trainer
 
-__all__ = ["NAME_CONFIG", "Cell", "CellResult", "LabelledNames", "NameSettings", "NameSource", "run_cell"]
+__all__ = [
+    "NAME_CONFIG",
+    "Cell",
+    "CellResult",
+    "LabelledNames",
+    "NameSettings",
+    "NameSource",
+    "name_encoder",
+    "read_sources",
+    "run_cell",
+]
 
 
 class LabelledNames(Protocol):
@@ -143,6 +156,8 @@ class NameSettings:
         max_length: characters of a name that are read.
         min_count: rarer characters of the sources count as unknown.
         config: settings of the MAN-MoE family.
+        pcgrad_grouping: parameters that PCGrad treats together: the whole model, as its paper does.
+        gradvac_grouping: the same of GradVac: each layer, as its paper does.
         ops: ``"fused"`` or ``"reference"``.
         progress: how a cell shows its progress.
     """
@@ -157,6 +172,8 @@ class NameSettings:
     max_length: int = 48
     min_count: int = 5
     config: MANMoEConfig = field(default_factory=lambda: NAME_CONFIG)
+    pcgrad_grouping: GroupingName = "model"
+    gradvac_grouping: GroupingName = "layer"
     ops: OpsName = "fused"
     progress: ProgressKind = "silent"
 
@@ -177,18 +194,7 @@ def run_cell(cell: Cell, data: NameSource, settings: NameSettings | None = None)
     _check(cell)
     start = time.perf_counter()
     with seeded(derive_seed(cell.seed, "cell")):
-        sources = [data.train(language) for language in cell.sources]
-        vocabulary = CharVocabulary(
-            (text for names in sources for text in names.texts), min_count=settings.min_count
-        )
-
-        def encode(texts: tuple[str, ...]) -> TokenSequences:
-            return vocabulary.encode(texts, lowercase=cell.lowercase, max_length=settings.max_length)
-
-        labelled = [
-            DomainData(language, encode(names.texts), torch.tensor(names.labels))
-            for language, names in zip(cell.sources, sources, strict=True)
-        ]
+        vocabulary, encode, labelled = read_sources(cell.sources, data, settings, lowercase=cell.lowercase)
         target_inputs = encode(data.train(cell.target).texts)
         unlabelled = [
             *(replace(domain, labels=None) for domain in labelled),
@@ -218,6 +224,23 @@ def run_cell(cell: Cell, data: NameSource, settings: NameSettings | None = None)
     )
 
 
+def read_sources(
+    sources: Sequence[str], data: NameSource, settings: NameSettings, *, lowercase: bool
+) -> tuple[CharVocabulary, Callable[[tuple[str, ...]], TokenSequences], list[DomainData]]:
+    """The characters of the sources' training names, how names are encoded with them, and the sources' own names."""
+    names = [data.train(language) for language in sources]
+    vocabulary = CharVocabulary((text for part in names for text in part.texts), min_count=settings.min_count)
+
+    def encode(texts: tuple[str, ...]) -> TokenSequences:
+        return vocabulary.encode(texts, lowercase=lowercase, max_length=settings.max_length)
+
+    labelled = [
+        DomainData(language, encode(part.texts), torch.tensor(part.labels))
+        for language, part in zip(sources, names, strict=True)
+    ]
+    return vocabulary, encode, labelled
+
+
 def _check(cell: Cell) -> None:
     if cell.method not in method_names():
         raise ValueError(
@@ -235,19 +258,35 @@ def _build(
     cell: Cell, settings: NameSettings, num_tokens: int, num_classes: int, target_inputs: TokenSequences
 ) -> ClassifierMethod:
     spec = ClassifierSpec(
-        make_encoder=lambda: _encoder(settings, num_tokens),
+        make_encoder=lambda: name_encoder(settings, num_tokens),
         num_classes=num_classes,
         num_sources=len(cell.sources),
         target_inputs=target_inputs,
         dropout=settings.dropout,
         learning_rate=settings.learning_rate,
         ops=settings.ops,
+        source_names=cell.sources,
     )
-    of_family = issubclass(method_config(cell.method), MANMoEConfig)
-    return build_method(cell.method, spec, settings.config if of_family else None)
+    return build_method(cell.method, spec, _config(cell, settings))
 
 
-def _encoder(settings: NameSettings, num_tokens: int) -> Encoder:
+def _config(cell: Cell, settings: NameSettings) -> object | None:
+    """The method's own settings; None: its defaults, with the sizes of the cell's."""
+    kind = method_config(cell.method)
+    if issubclass(kind, MANMoEConfig):
+        return settings.config
+    if issubclass(kind, (PCGradConfig, GradVacConfig)):
+        grouping = settings.gradvac_grouping if issubclass(kind, GradVacConfig) else settings.pcgrad_grouping
+        return kind(hidden_dim=0, dropout=settings.dropout, grouping=grouping, seed=cell.seed)
+    return None
+
+
+def name_encoder(settings: NameSettings, num_tokens: int) -> Encoder:
+    """A new encoder of names, as the settings have it.
+
+    Raises:
+        ValueError: an encoder of another name.
+    """
     if settings.encoder == "char_cnn":
         return CharCNNEncoder(
             num_tokens,

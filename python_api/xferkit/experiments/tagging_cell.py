@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from xferkit.experiments.tagging_data import TaggingFiles
+from xferkit.experiments.tagging_settings import TaggerSettings
 from xferkit.methods import MANMoEConfig
-from xferkit.models.encoders import EncoderConfig
-from xferkit.trainers import TrainerConfig
 
 __all__ = ["LOOKUPS", "TaggingCell", "TaggingOutcome", "TaggingSettings", "reads_target"]
 
@@ -52,53 +50,21 @@ class TaggingCell:
 
 
 @dataclass(frozen=True)
-class TaggingSettings:
+class TaggingSettings(TaggerSettings):
     """Settings of every training, the same for all methods, fixed before a target was scored.
 
     Attributes:
-        files: the data.
-        score: ``"accuracy"`` over tokens, or ``"span_f1"``: micro F1 over typed spans.
-        scheme: how spans are read from tags, ``"conlleval"`` or ``"strict"``.
-        steps: training steps.
-        batch_size: sentences of each language in a batch.
-        learning_rate: Adam's, of every optimiser.
-        weight_decay: Adam's.
-        dropout: dropout probability outside the encoders.
-        hidden_dim: hidden units of the pooled method's tagger; 0: a linear layer.
-        min_count: rarer words of the sources count as unknown and are read by their characters alone.
-        lowercase: drop the case of words in the word embeddings; characters keep it.
-        min_char_count: rarer characters of the sources count as unknown.
-        max_chars: characters of a word that are read.
         probe_steps: steps of a fresh language classifier on the trained shared features; 0: none.
-        ops: ``"fused"`` or ``"reference"``.
-        encoder: the encoders of every method.
         method: settings of the MAN-MoE family.
-        trainer: settings of the trainer.
     """
 
-    files: TaggingFiles = field(default_factory=TaggingFiles)
-    score: Literal["accuracy", "span_f1"] = "accuracy"
-    scheme: Literal["conlleval", "strict"] = "conlleval"
-    steps: int = 400
-    batch_size: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-8
-    dropout: float = 0.3
-    hidden_dim: int = 64
-    min_count: int = 2
-    lowercase: bool = True
-    min_char_count: int = 5
-    max_chars: int = 20
     probe_steps: int = 100
-    ops: Literal["fused", "reference"] = "fused"
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     method: MANMoEConfig = field(default_factory=MANMoEConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch_size", 1), ("min_count", 1), ("probe_steps", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"settings.{name} must be at least {low}, got {getattr(self, name)}")
+        super().__post_init__()
+        if self.probe_steps < 0:
+            raise ValueError(f"settings.probe_steps must be at least 0, got {self.probe_steps}")
 
 
 @dataclass(frozen=True)

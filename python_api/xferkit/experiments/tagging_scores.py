@@ -12,6 +12,7 @@ from xferkit.data.ragged import Texts
 from xferkit.data.records import Record
 from xferkit.data.streams import DomainData, DomainStream
 from xferkit.experiments.tagging_cell import TaggingSettings
+from xferkit.experiments.tagging_settings import TaggerSettings
 from xferkit.methods import ClassifierMethod
 from xferkit.methods.classifier import evaluating
 from xferkit.metrics.spans import as_bio, span_f1
@@ -81,7 +82,7 @@ def _tags(record: Record) -> tuple[str, ...]:
     return record.labels
 
 
-def tag_scores(records: Sequence[Record], predicted: Tags, settings: TaggingSettings) -> dict[str, float]:
+def tag_scores(records: Sequence[Record], predicted: Tags, settings: TaggerSettings) -> dict[str, float]:
     """Token accuracy and, for spans, precision, recall and F1. A tag that the sources lack is never right."""
     gold = [_tags(record) for record in records]
     pairs = [

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-__all__ = ["Curve", "CurvePanel", "curve_panels", "round_ticks"]
+__all__ = ["STYLES", "Curve", "CurvePanel", "curve_panels", "round_ticks"]
 
 _INK, _SOFT, _GRID = "#1E2328", "#59636E", "#DDE2E7"
 _WIDTH, _GAP = 880.0, 34.0
 _TOP, _HEIGHT, _AXIS, _LINE = 30.0, 190.0, 36.0, 18.0
 
 #: Colours of the Okabe-Ito palette with a dash pattern each; after the last one they begin again.
-_STYLES = (
+STYLES = (
     ("#0072B2", ""),
     ("#D55E00", "6 3"),
     ("#009E73", "2 3"),
@@ -43,10 +43,18 @@ class Curve:
 
 @dataclass(frozen=True)
 class CurvePanel:
-    """Axes with curves; the vertical axis spans the values, from 0 where they lie near it."""
+    """Axes with curves.
+
+    Attributes:
+        title: above them.
+        curves: the lines.
+        span: ends of the vertical axis, for panels that are to be compared; None: it spans the values, from 0 where
+            they lie near it.
+    """
 
     title: str
     curves: tuple[Curve, ...]
+    span: tuple[float, float] | None = None
 
 
 def curve_panels(title: str, panels: Sequence[CurvePanel]) -> Markup:
@@ -93,7 +101,8 @@ def _panel(panel: CurvePanel, names: list[str], left: float, width: float) -> li
     if not points:
         return [*parts, _text(left, _TOP + 40, "nothing was recorded", fill=_SOFT)]
     low, high = min(y for _, y in points), max(y for _, y in points)
-    y_ticks = round_ticks(0.0 if 0 < low < 0.4 * high else low, high)
+    low, high = panel.span or (0.0 if 0 < low < 0.4 * high else low, high)
+    y_ticks = round_ticks(low, high)
     x_ticks = round_ticks(0, max(x for x, _ in points))
     x_ticks = x_ticks[:-1] if x_ticks[-1] > 1.1 * max(x for x, _ in points) else x_ticks
     x_end = max(x_ticks[-1], max(x for x, _ in points))
@@ -106,13 +115,17 @@ def _panel(panel: CurvePanel, names: list[str], left: float, width: float) -> li
         return bottom - (bottom - _TOP - 6) * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
 
     for tick in y_ticks:
-        parts.append(_line(begin, y(tick), left + width, y(tick), _GRID))
+        at_zero = tick == 0 and y_ticks[0] < 0
+        parts.append(_line(begin, y(tick), left + width, y(tick), _INK if at_zero else _GRID))
         parts.append(_text(begin - 7, y(tick) + 4, _short(tick), size=11, anchor="end", fill=_SOFT))
     for tick in x_ticks:
-        parts.append(_text(x(tick), bottom + 16, _short(tick), size=11, anchor="middle", fill=_SOFT))
+        middle = min(
+            x(tick), left + width - 3.2 * len(_short(tick))
+        )  # the last label stays within the figure
+        parts.append(_text(middle, bottom + 16, _short(tick), size=11, anchor="middle", fill=_SOFT))
     parts.append(_text(left + width, bottom + 30, "step", size=11, anchor="end", fill=_SOFT))
     parts.append(_line(begin, bottom, left + width, bottom, _INK, 1.0))
-    style = {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(names)}
+    style = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
     for curve in panel.curves:
         colour, dash = style[curve.label]
         for piece in _pieces(curve.points):
@@ -174,8 +187,8 @@ def _legend(
 
 def _short(value: float) -> str:
     if value and abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:g}"
+        return f"{value / 1000:g}k".replace("-", "\N{MINUS SIGN}")
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _n(value: float) -> str:

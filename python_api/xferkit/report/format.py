@@ -6,7 +6,16 @@ import math
 
 from xferkit.metrics import Interval
 
-__all__ = ["difference", "duration", "percent", "percent_interval", "points", "spread"]
+__all__ = [
+    "difference",
+    "duration",
+    "percent",
+    "percent_interval",
+    "points",
+    "signed",
+    "signed_interval",
+    "spread",
+]
 
 _MINUS = "\N{MINUS SIGN}"
 _DASH = "\N{EN DASH}"
@@ -45,6 +54,23 @@ def difference(interval: Interval) -> str:
     if math.isnan(interval.half_width):
         return points(interval.mean)
     return f"{points(interval.mean)} [{spread(interval)}]"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, such as a cosine: 0.571 -> "+0.57", -0.36 -> "−0.36", 0.001 -> "0.00"."""
+    if math.isnan(value):
+        return _DASH
+    rounded = round(value, digits)
+    sign = "" if rounded == 0 else "+" if rounded > 0 else _MINUS
+    return f"{sign}{abs(rounded):.{digits}f}"
+
+
+def signed_interval(interval: Interval, digits: int = 2) -> str:
+    """Mean and ends: "+0.57 [+0.50 to +0.64]"; one run: "+0.57"."""
+    mean = signed(interval.mean, digits)
+    if math.isnan(interval.half_width):
+        return mean
+    return f"{mean} [{signed(interval.low, digits)} to {signed(interval.high, digits)}]"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from xferkit.methods import method_names
 from xferkit.runs.files import read_config
 from xferkit.runs.schema import build, flatten, nearest, options_of
 
-__all__ = ["BASELINE", "Panel", "TableConfig", "load_table_config"]
+__all__ = ["BASELINE", "Panel", "TableConfig", "load_table_config", "table_config"]
 
 #: The method every other one is compared with.
 BASELINE = "pooled"
@@ -100,14 +100,21 @@ def _check_panel(name: str, panel: Panel) -> None:
 
 
 def load_table_config(path: str | os.PathLike[str]) -> TableConfig:
-    """The table that a YAML file describes.
+    """The table that a YAML file describes; errors as of :func:`table_config`."""
+    return table_config(read_config(path), os.fspath(path))
+
+
+def table_config(content: dict[str, Any], where: str) -> TableConfig:
+    """The table that plain values describe.
+
+    Args:
+        content: what a file holds.
+        where: the file, for errors.
 
     Raises:
-        ValueError: the file cannot be read, has an unknown key (named with the nearest one), or a value that
-            cannot be; one sentence with file and key.
+        ValueError: an unknown key (named with the nearest one), or a value that cannot be; one sentence with file
+            and key.
     """
-    where = os.fspath(path)
-    content = read_config(path)
     panels = content.pop("panels", {})
     options = options_of(TableConfig, skip=("panels",))
     values = flatten(content, options, where)

@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
 from xferkit.experiments.tables.config import TableConfig
+from xferkit.experiments.tables.grid import (
+    DASH,
+    Grid,
+    csv_mean,
+    csv_number,
+    csv_text,
+    gain_words,
+    grid_markdown,
+    grid_tex,
+    mean_sd,
+)
 from xferkit.experiments.tables.plan import METHODS
-from xferkit.experiments.tables.summary import MethodResult, PanelResult, TargetResult, score_name
+from xferkit.experiments.tables.summary import MethodResult, PanelResult, TargetResult
 from xferkit.experiments.tagging_cell import TaggingCell, TaggingOutcome
 from xferkit.metrics import Interval, interval_record
-from xferkit.report.format import points, spread
 from xferkit.runs.schema import plain
 
-__all__ = ["cells_csv", "mean_sd", "results_json", "score_words", "table_csv", "table_markdown", "table_tex"]
-
-_DASH = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class _Grid:
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-def score_words(config: TableConfig) -> str:
-    """The score with its scheme: "accuracy, %" or "span F1 (conlleval), %"."""
-    if config.settings.score == "accuracy":
-        return "token accuracy, %"
-    return f"span F1 ({config.settings.scheme}), %"
-
-
-def mean_sd(score: Interval, sd: float) -> str:
-    """Mean and sample deviation in per cent: "61.8 ± 1.2"; one run: the mean alone."""
-    mean = f"{100 * score.mean:.1f}"
-    return mean if math.isnan(sd) else f"{mean} ± {100 * sd:.1f}"
+__all__ = ["cells_csv", "results_json", "table_csv", "table_markdown", "table_tex"]
 
 
 def _share(interval: Interval | None) -> str:
-    return _DASH if interval is None else f"{100 * interval.mean:.0f}"
+    return DASH if interval is None else f"{100 * interval.mean:.0f}"
 
 
 def _gates(method: MethodResult) -> str:
-    return " / ".join(f"{100 * i.mean:.0f}" for i in method.gate_accuracy.values()) or _DASH
+    return " / ".join(f"{100 * i.mean:.0f}" for i in method.gate_accuracy.values()) or DASH
 
 
-def _against_pooled(method: MethodResult) -> str:
-    if method.gain is None:
-        return _DASH
-    between = "" if math.isnan(method.gain.half_width) else f" [{spread(method.gain)}]"
-    return f"{points(method.gain.mean)}{between} {method.verdict}"
-
-
-def _grid(config: TableConfig, panel: PanelResult) -> _Grid:
+def _grid(config: TableConfig, panel: PanelResult) -> Grid:
     header = ["Method"]
     for target in panel.targets:
         name = f"{target.target} ({target.kind})"
@@ -66,11 +45,13 @@ def _grid(config: TableConfig, panel: PanelResult) -> _Grid:
     header += ["sources (dev)", "adversary", "probe", "gate"]
     rows = []
     for lookup in panel.targets[0].lookups:
-        scores = [[f"{100 * target.lookups[lookup]:.1f}", _DASH] for target in panel.targets]
-        rows.append([METHODS[lookup].label, *chain(*scores), *[_DASH] * 4])
+        scores = [[f"{100 * target.lookups[lookup]:.1f}", DASH] for target in panel.targets]
+        rows.append([METHODS[lookup].label, *chain(*scores), *[DASH] * 4])
     for index, first in enumerate(panel.targets[0].methods):
         of = [target.methods[index] for target in panel.targets]
-        scores = [[mean_sd(method.score, method.sd), _against_pooled(method)] for method in of]
+        scores = [
+            [mean_sd(method.score, method.sd), gain_words(method.gain, method.verdict)] for method in of
+        ]
         rows.append(
             [
                 first.about.label,
@@ -84,75 +65,24 @@ def _grid(config: TableConfig, panel: PanelResult) -> _Grid:
     num, sources = len(panel.panel.sources), ", ".join(panel.panel.sources)
     seeds = f"{len(config.seeds)} seed{'s' if len(config.seeds) != 1 else ''}"
     caption = (
-        f"{panel.name}: sources {sources}. {score_words(config)}: mean ± sd over {seeds}; "
+        f"{panel.name}: sources {sources}. {config.settings.score_words}: mean ± sd over {seeds}; "
         "differences to pooled in points, paired by seed, with 95 % t-intervals. Adversary, probe: accuracy of the "
         f"discriminator and of a fresh one on held-out sentences, % (chance {100 / (num + 1):.0f}). Gate: held-out "
         f"source tokens sent to their own language, % (chance {100 / num:.0f}), private / predictor gate."
     )
-    return _Grid(caption, header, rows)
+    return Grid(caption, header, rows)
 
 
 def table_markdown(config: TableConfig, panels: Sequence[PanelResult]) -> str:
     """One table a panel, with captions."""
     parts = [f"# {config.title}", f"{config.task}. Labels of a target are used for its test alone."]
-    for panel in panels:
-        grid = _grid(config, panel)
-        lines = [_row(grid.header), _row(["---"] * len(grid.header)), *map(_row, grid.rows)]
-        parts += ["\n".join(lines), grid.caption]
+    parts += [grid_markdown(_grid(config, panel)) for panel in panels]
     return "\n\n".join([*parts, *config.notes]) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-_TEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\~{}"}
-_TEX |= {"±": r"$\pm$", "\N{MINUS SIGN}": "$-$", "\N{EN DASH}": "--", "\\": r"\textbackslash{}", "^": r"\^{}"}
 
 
 def table_tex(config: TableConfig, panels: Sequence[PanelResult]) -> str:
     """One ``table`` environment a panel; needs no package."""
-    parts = []
-    for panel in panels:
-        grid = _grid(config, panel)
-        body = [" & ".join(map(_tex, row)) + r" \\" for row in [grid.header, *grid.rows]]
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    r"\begin{tabular}{l" + "r" * (len(grid.header) - 1) + "}",
-                    r"\hline",
-                    body[0],
-                    r"\hline",
-                    *body[1:],
-                    r"\hline",
-                    r"\end{tabular}",
-                    rf"\caption{{{_tex(grid.caption)}}}",
-                    r"\end{table}",
-                ]
-            )
-        )
-    return "\n\n".join(parts) + "\n"
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _number(value: float | None) -> float | str:
-    return "" if value is None or math.isnan(value) else value
-
-
-def _mean(interval: Interval | None) -> float | str:
-    return "" if interval is None else interval.mean
+    return "\n\n".join(grid_tex(_grid(config, panel)) for panel in panels) + "\n"
 
 
 def table_csv(panels: Sequence[PanelResult]) -> str:
@@ -184,21 +114,21 @@ def table_csv(panels: Sequence[PanelResult]) -> str:
                 gain = m.gain
                 rows.append(
                     [
-                        *[*begin, m.name, m.score.n, m.score.mean, _number(m.sd)],
-                        *[_number(m.score.low), _number(m.score.high)],
-                        *[_number(v) for v in ((gain.mean, gain.low, gain.high) if gain else (None,) * 3)],
+                        *[*begin, m.name, m.score.n, m.score.mean, csv_number(m.sd)],
+                        *[csv_number(m.score.low), csv_number(m.score.high)],
+                        *[csv_number(v) for v in ((gain.mean, gain.low, gain.high) if gain else (None,) * 3)],
                         *[m.verdict or "", m.accuracy.mean, m.source_score.mean],
-                        *[_mean(i) for i in (m.discriminator, m.probe)],
-                        *[_mean(i) for i in map(m.gate_accuracy.get, ("private", "predictor"))],
+                        *[csv_mean(i) for i in (m.discriminator, m.probe)],
+                        *[csv_mean(i) for i in map(m.gate_accuracy.get, ("private", "predictor"))],
                         m.seconds,
                     ]
                 )
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def cells_csv(config: TableConfig, records: Mapping[TaggingCell, TaggingOutcome]) -> str:
     """One line a run and target."""
-    score = score_name(config)
+    score = config.settings.score_name
     header = ["sources", "target", "method", "seed", "score", "accuracy", "selected_step", "steps", "seconds"]
     rows = [
         [
@@ -208,7 +138,7 @@ def cells_csv(config: TableConfig, records: Mapping[TaggingCell, TaggingOutcome]
         for cell, run in records.items()
         for target, scores in run.targets.items()
     ]
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def results_json(
@@ -222,7 +152,7 @@ def results_json(
         "format": 1,
         "title": config.title,
         "task": config.task,
-        "score": score_words(config),
+        "score": config.settings.score_words,
         "interval": "Student t over seeds, 95 %",
         **facts,
         "settings": plain(config.settings),

@@ -8,7 +8,7 @@ from typing import Any
 from xferkit.experiments.tables.claims import check_claims, sentences
 from xferkit.experiments.tables.config import TableConfig
 from xferkit.experiments.tables.figures import difference_rows, gate_maps, score_figure
-from xferkit.experiments.tables.files import mean_sd, score_words
+from xferkit.experiments.tables.grid import mean_sd
 from xferkit.experiments.tables.plan import METHODS
 from xferkit.experiments.tables.summary import PanelResult
 from xferkit.experiments.tagging_cell import TaggingCell, TaggingOutcome
@@ -39,7 +39,7 @@ def table_html(
         "table.html",
         title=config.title,
         task=config.task,
-        score=score_words(config),
+        score=config.settings.score_words,
         num_seeds=len(config.seeds),
         sentences=sentences(panels),
         claims=check_claims(panels),

@@ -12,7 +12,7 @@ from xferkit.experiments.tables.plan import METHODS, Method, cell_of
 from xferkit.experiments.tagging_cell import LOOKUPS, TaggingCell, TaggingOutcome
 from xferkit.metrics import Interval, Verdict, paired_difference, t_interval, verdict
 
-__all__ = ["GateRow", "MethodResult", "PanelResult", "TargetResult", "deviation", "score_name", "summarise"]
+__all__ = ["GateRow", "MethodResult", "PanelResult", "TargetResult", "deviation", "summarise"]
 
 Records = Mapping[TaggingCell, TaggingOutcome]
 
@@ -130,11 +130,6 @@ class PanelResult:
     sizes: dict[str, dict[str, int]]
 
 
-def score_name(config: TableConfig) -> str:
-    """Name of the score in the scores of a run."""
-    return "accuracy" if config.settings.score == "accuracy" else "f1"
-
-
 def deviation(values: Sequence[float]) -> float:
     """Sample deviation (divisor n - 1); NaN for one value."""
     return statistics.stdev(values) if len(values) > 1 else math.nan
@@ -195,7 +190,7 @@ _Runs = Mapping[tuple[str, str], list[TaggingOutcome]]
 def _target(
     config: TableConfig, target: str, kind: str, runs: _Runs, lookups: Mapping[str, TaggingOutcome]
 ) -> TargetResult:
-    score = score_name(config)
+    score = config.settings.score_name
 
     def scores(method: str) -> list[float]:
         return [run.targets[target][score] for run in runs[target, method]]
