@@ -9,7 +9,8 @@ what a step of gradient surgery sees.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from xferkit.data.seeding import derive_seed, seeded
 from xferkit.data.streams import DomainData, DomainStream
 from xferkit.experiments.name_transfer import NameSettings, NameSource, name_encoder, read_sources
 from xferkit.methods import ClassifierSpec, Pooled
-from xferkit.models import TokenSequences
+from xferkit.models import CharCNNEncoder, TokenSequences
 from xferkit.objectives import classification_nll
 from xferkit.surgery import group_names
 from xferkit.surgery.similarity import SimilarityRecord, SimilarityRecorder
@@ -158,7 +159,9 @@ class _Look:
         self.step += 1
         cell = self.cell
         if self.step in cell.focus or self.step in cell.course:
-            self.whole.add(self._gram(self.names), cell.languages, self.groups, step=self.step)
+            with _fast_pooling(self.model):
+                gram = self._gram(self.names)
+            self.whole.add(gram, cell.languages, self.groups, step=self.step)
         if self.step in cell.focus:
             for size, stream in self.streams.items():
                 batch = stream.next()
@@ -178,6 +181,19 @@ class _Look:
                 loss = classification_nll(log_probs, labels, torch.zeros_like(labels), 1)
                 gradients.append(torch.autograd.grad(loss, self.parameters))
         return task_gram(gradients, self.offsets)
+
+
+@contextmanager
+def _fast_pooling(model: nn.Module) -> Iterator[None]:
+    """Character encoders pool in the way that is made for many texts, which is the same function without dropout."""
+    encoders = [(m, m.fast) for m in model.modules() if isinstance(m, CharCNNEncoder)]
+    for encoder, _ in encoders:
+        encoder.fast = True
+    try:
+        yield
+    finally:
+        for encoder, fast in encoders:
+            encoder.fast = fast
 
 
 def _own(domain: DomainData) -> tuple[TokenSequences, Tensor]:
