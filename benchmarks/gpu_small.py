@@ -29,6 +29,20 @@ def _surgery(grads: torch.Tensor) -> None:
     )
 
 
+def _ranking(dtype: torch.dtype) -> None:
+    """Whole rows and tiles, both directions, hard negatives of both scopes, ids, and exact search."""
+    options = {"device": "cuda", "dtype": dtype, "requires_grad": True}
+    u, v, hard = (torch.randn(shape, **options) for shape in ((37, 24), (1301, 24), (37, 3, 24)))
+    ids = torch.randint(-1, 40, (1301,), device="cuda")
+    for scope, symmetric, budget in itertools.product(("own", "all"), (False, True), (None, 20_000)):
+        out = xfercore.inbatch_softmax_loss(
+            u, v, hard_neg=hard, hard_neg_scope=scope, symmetric=symmetric, doc_ids=ids, workspace_bytes=budget,
+            scale=torch.tensor(0.5, device="cuda", requires_grad=True), return_stats=True,
+        )  # fmt: skip
+        out.loss.backward()
+    xfercore.topk_similarity(u.detach(), v.detach(), 17, csls=5, workspace_bytes=20_000)
+
+
 def main() -> None:
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -61,6 +75,7 @@ def main() -> None:
                 x, *weights, act2=act2, mix=mix, dropout_p=dropout_p, recompute=recompute
             )
             (out.float().sum() + gate_logits.float().sum()).backward()
+        _ranking(dtype)
         for num_tasks in (1, 7, 25, 37):
             _surgery(torch.randn(num_tasks, 2 * 16384 + 37, device="cuda", dtype=dtype))
     torch.cuda.synchronize()

@@ -28,6 +28,8 @@ OPS = {
     "gated_mix": ("benchmarks.ops.bench_gated_mix", "cases"),
     "grad_reverse": ("benchmarks.ops.bench_grad_reverse", "cases"),
     "linear_grad_reverse": ("benchmarks.ops.bench_grad_reverse", "linear_cases"),
+    "inbatch_softmax_loss": ("benchmarks.ops.bench_inbatch_softmax_loss", "cases"),
+    "topk_similarity": ("benchmarks.ops.bench_topk_similarity", "cases"),
     "gradient_surgery": ("benchmarks.ops.bench_gradient_surgery", "cases"),
 }
 SYSTEMS = {

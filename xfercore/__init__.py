@@ -12,11 +12,13 @@ from xfercore.ops import (
     grad_reverse,
     gradnorm_stats,
     gradvac_coef,
+    inbatch_softmax_loss,
     linear_grad_reverse,
     mgda_coef,
     moe_mlp_mix,
     pcgrad_coef,
     task_gram,
+    topk_similarity,
 )
 from xfercore.schedules import GradReverseSchedule
 from xfercore.status import device_status
@@ -31,10 +33,12 @@ __all__ = [
     "grad_reverse",
     "gradnorm_stats",
     "gradvac_coef",
+    "inbatch_softmax_loss",
     "linear_grad_reverse",
     "mgda_coef",
     "moe_mlp_mix",
     "pcgrad_coef",
     "task_gram",
+    "topk_similarity",
 ]
 __version__ = "0.1.0"

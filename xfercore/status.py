@@ -9,6 +9,7 @@ __all__ = ["device_status"]
 _MEANINGS = {
     1: "gated_mix: a target was outside [0, num_experts) and not ignore_index; its gate_nll is NaN",
     2: "task_gram: offsets were out of order or out of range; the Gram matrices of their groups are NaN",
+    4: "inbatch_softmax_loss: a target was outside [0, num_docs); the loss of its row is NaN",
 }
 
 

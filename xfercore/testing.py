@@ -134,7 +134,7 @@ class OpSpec:
         functorch: whether the op works under ``torch.func`` transforms (else it raises).
         returns_view: whether the result aliases its input.
         autocast: ``"lower"`` casts to autocast's dtype, ``"widest"`` to the widest input, ``"none"`` leaves alone.
-        autocast_keeps: positions of arguments that autocast never casts.
+        autocast_keeps: positions of arguments, and names of keyword arguments, that autocast never casts.
         thread_invariant: whether bits are the same for any number of threads (else for the same number).
     """
 
@@ -152,7 +152,7 @@ class OpSpec:
     functorch: bool = False
     returns_view: bool = False
     autocast: Literal["lower", "widest", "none"] = "lower"
-    autocast_keeps: tuple[int, ...] = ()
+    autocast_keeps: tuple[int | str, ...] = ()
     thread_invariant: bool = True
 
     def dtypes_on(self, device: torch.device) -> list[torch.dtype]:

@@ -38,6 +38,7 @@ void launch_cuda(Launcher launcher, [[maybe_unused]] const char* op, const at::T
 // Kernels set a bit of this int32 on the tensor's device where data they read was out of range; nobody waits for it.
 at::Tensor device_status(const at::Tensor& like);
 constexpr int32_t kStatusTargetOutOfRange = 1;
+constexpr int32_t kStatusRankingTargetOutOfRange = 4;
 
 // XFER_CHECK=1: such data raises at once, at the price of a synchronisation per call.
 bool check_requested();

@@ -33,6 +33,11 @@ FREE_SIZES = (
     "grads",
     "gram",
     "offsets",
+    "u",
+    "v",
+    "hard_neg",
+    "queries",
+    "keys",
 )  # some size of theirs agrees with no other: valid, and too much memory
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from draw import Draw, drawer
+from ranking_specs import RANKING_SPECS
 from surgery_specs import SURGERY_SPECS
 from torch import Tensor
 
@@ -460,5 +461,6 @@ OP_SPECS = {
             thread_invariant=False,  # the GEMMs are ATen's
         ),
         *SURGERY_SPECS,
+        *RANKING_SPECS,
     ]
 }

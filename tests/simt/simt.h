@@ -156,6 +156,7 @@ T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T
 }
 
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline int __ffs(int value) { return __builtin_ffs(value); }
 inline void __threadfence() {}
 template <typename T>
 T __ldg(const T* address) {

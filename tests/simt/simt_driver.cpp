@@ -5,7 +5,9 @@
 #include "ops/gated_mix/gated_mix.h"
 #include "ops/grad_reverse/grad_reverse.h"
 #include "ops/gradient_surgery/gradient_surgery_gram.cuh"
+#include "ops/inbatch_softmax_loss/inbatch_softmax_loss.h"
 #include "ops/moe_mlp_mix/moe_mlp_mix_backward.cuh"
+#include "ops/topk_similarity/topk_similarity.h"
 #include "simt_planted.h"
 
 namespace {
@@ -64,6 +66,11 @@ void task_gram_chunk_unit(int64_t columns) {
   xfer::gram_limits() = xfer::GramLimits{};
   if (columns > 0) xfer::gram_limits().chunk_unit = columns;
 }
+SIMT_ENTRY(inbatch_softmax_rows, xfer::InbatchRowsArgs)
+SIMT_ENTRY(inbatch_softmax_columns, xfer::InbatchColumnsArgs)
+SIMT_ENTRY(inbatch_hard_sims, xfer::InbatchHardSimsArgs)
+SIMT_ENTRY(inbatch_hard_grads, xfer::InbatchHardGradsArgs)
+SIMT_ENTRY(topk_similarity_tile, xfer::TopkSimilarityArgs)
 SIMT_ENTRY(planted, xfer::PlantedArgs)
 
 }  // extern "C"

@@ -11,19 +11,24 @@ from xfercore.reference.gradient_surgery import (
     pcgrad_coef,
     task_gram,
 )
+from xfercore.reference.inbatch_softmax_loss import InBatchSoftmax, inbatch_softmax_loss
 from xfercore.reference.linear_grad_reverse import linear_grad_reverse
 from xfercore.reference.moe_mlp_mix import moe_mlp_mix
+from xfercore.reference.topk_similarity import topk_similarity
 
 __all__ = [
+    "InBatchSoftmax",
     "agem_coef",
     "combine_gradients",
     "gated_mix",
     "grad_reverse",
     "gradnorm_stats",
     "gradvac_coef",
+    "inbatch_softmax_loss",
     "linear_grad_reverse",
     "mgda_coef",
     "moe_mlp_mix",
     "pcgrad_coef",
     "task_gram",
+    "topk_similarity",
 ]

@@ -47,6 +47,11 @@ def _gradnorm(draw: Draw) -> Sample:
     return Sample("losses", (_gram(draw), losses, first, weights))
 
 
+def _ranking(draw: Draw) -> Sample:
+    options = {"hard_neg": draw(13, 2, 19), "scale": 0.5, "margin": 0.25, "symmetric": True}
+    return Sample("ranking", (draw(13, 19), draw(17, 19)), options)
+
+
 #: One call of each op, by its name.
 SAMPLES: dict[str, Callable[[Draw], Sample]] = {
     "agem_coef": lambda draw: Sample("memory", (_gram(draw),)),
@@ -54,10 +59,14 @@ SAMPLES: dict[str, Callable[[Draw], Sample]] = {
     "gated_mix": _gate,
     "gradnorm_stats": _gradnorm,
     "gradvac_coef": lambda draw: Sample("zeros", (_gram(draw), torch.zeros_like(_gram(draw))), _visits(draw)),
+    "inbatch_softmax_loss": _ranking,
     # One step: after it two slopes are equal up to rounding, and the way to the optimum is not defined.
     "mgda_coef": lambda draw: Sample("groups", (_gram(draw),), {"max_iterations": 1}),
     "pcgrad_coef": lambda draw: Sample("groups", (_gram(draw),), _visits(draw)),
     "task_gram": _task_gradients,
+    "topk_similarity": lambda draw: Sample(
+        "nearest", (draw(13, 19).detach(), draw(67, 19).detach(), 5), {"csls": 3}
+    ),
     "grad_reverse": lambda draw: Sample("reverse", (draw(67, 13), 0.3)),
     "linear_grad_reverse": lambda draw: Sample("reverse", (draw(67, 13), draw(5, 13), draw(5), 0.3)),
     "moe_mlp_mix": _mixture,
