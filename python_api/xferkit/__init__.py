@@ -24,6 +24,7 @@ _SUBPACKAGES = (
     "metrics",
     "models",
     "objectives",
+    "ranking",
     "report",
     "runs",
     "surgery",

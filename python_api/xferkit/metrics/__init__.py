@@ -9,6 +9,7 @@ from xferkit.metrics.intervals import (
     t_interval,
     verdict,
 )
+from xferkit.metrics.retrieval import mean_reciprocal_rank, precision_at
 from xferkit.metrics.spans import Span, SpanScheme, SpanScores, TypeScores, bio_spans, span_f1
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "interval_record",
     "macro_f1",
     "majority_rate",
+    "mean_reciprocal_rank",
     "paired_difference",
+    "precision_at",
     "span_f1",
     "t_interval",
     "token_accuracy",
