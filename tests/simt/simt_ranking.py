@@ -1,4 +1,4 @@
-"""Arguments of the ranking kernels, and the passes of inbatch_softmax_loss over tiles, as the bindings make them."""
+"""Arguments of the ranking kernels, and inbatch_softmax_loss put together from its passes, as the bindings do."""
 
 from __future__ import annotations
 
@@ -107,8 +107,13 @@ def run_rows(
     column_terms: tuple[Tensor, Tensor, Tensor] | None = None,
     seed: int = 0,
     layout: int = 0,
+    late: int = RANKS | GRADS,
+    stale_pos: float = torch.nan,
 ) -> dict[str, Tensor]:
-    """What the passes give: all at once for one tile, else statistics of all tiles, then ranks and gradients of all."""
+    """What the passes give. One tile: all at once. Several: statistics of all, then ranks and gradients of all.
+
+    ``stale_pos`` is what an earlier block of rows left in ``pos_sim``.
+    """
     rows, columns = p.sim.shape
     arena = Arena(layout)
     for name in ("row_max", "row_rest", "pos_sim", "lse", "pos_logit", "loss", "grad_scale", "best_sim"):
@@ -119,10 +124,10 @@ def run_rows(
     arena.output("hard_sim", p.hard.shape, torch.float32)
     arena.outputs["status"].zero_()
     arena.outputs["hard_sim"].copy_(p.hard)
+    arena.outputs["pos_sim"].fill_(stale_pos)
     addresses = {name: value.data_ptr() for name, value in arena.outputs.items()}
     grad = torch.zeros(rows, columns)
     whole = tile >= columns
-    late = RANKS | GRADS
     for sweep in range(1 if whole else 2):
         for begin in range(0, columns, tile):
             part = slice(begin, min(begin + tile, columns))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from simt_harness import DTYPES, Arena, call
-from simt_ranking import HardGradsArgs, HardSimsArgs, Ranking, run_columns, run_rows
+from simt_ranking import GRADS, HardGradsArgs, HardSimsArgs, Ranking, run_columns, run_rows
 from torch import Tensor
 
 from xfercore.reference import inbatch_softmax_loss
@@ -77,7 +77,9 @@ def assert_equal(
     torch.testing.assert_close(total, wanted["grad_scale"], rtol=1e-5, atol=1e-5)
 
 
-SHAPES = [(1, 1, 0), (3, 3, 0), (5, 7, 1), (4, 67, 7), (2, 1031, 3), (3, 2050, 0)]
+# Rows of a multiple of 4 columns take 16-byte accesses; of long ones shared memory keeps a part alone.
+SHAPES = [(1, 1, 0), (3, 3, 0), (5, 7, 1), (4, 67, 7), (2, 1031, 3), (3, 2050, 0), (5, 64, 2), (2, 2052, 33)]
+LONG = [(1, 33000, 2), (1, 25001, 0)]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -87,6 +89,56 @@ def test_a_whole_row_at_once(shape: tuple[int, int, int], dtype: torch.dtype) ->
     assert_equal(run_rows(p, shape[1], dtype, seed=3, layout=1), expected(p), dtype)
     with_ids(p)
     assert_equal(run_rows(p, shape[1], dtype, seed=4), expected(p), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", LONG, ids=str)
+def test_a_row_longer_than_shared_memory(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    p = make(*shape, scale=2.0)
+    rng = torch.Generator().manual_seed(1)
+    p.targets = torch.tensor([shape[1] - 2])
+    p.col_ids = torch.randint(-1, 4, (shape[1],), generator=rng)
+    p.row_ids = p.col_ids[p.targets]
+    sim, target = p.sim.double(), p.targets
+    wanted_row = (2.0 * sim).masked_fill((p.col_ids == p.row_ids) & (p.row_ids >= 0), -torch.inf)
+    wanted_row[0, target] = 2.0 * sim[0, target]
+    wanted_row = torch.cat([wanted_row, 2.0 * p.hard.double()], 1)
+    wanted = wanted_row.softmax(1)
+    wanted[0, target] -= 1.0
+    wanted = wanted * p.coef.double() * 2.0
+    out = run_rows(p, shape[1], dtype, seed=1, layout=1)
+    actual = torch.cat([out["grad"], out["hard_sim"]], 1).double()
+    torch.testing.assert_close(actual, wanted, rtol=TOLERANCE[dtype], atol=2e-7)
+    torch.testing.assert_close(out["lse"].double(), wanted_row.logsumexp(1))
+    rivals = torch.arange(wanted_row.shape[1]) != target
+    assert out["rank"].item() == 1 + int((wanted_row[0, rivals] >= wanted_row[0, target]).sum())
+    assert out["argmax"].item() == wanted_row.argmax()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("tile", [300, 7000, 8400])
+def test_half_gradients_overtake_no_reading_of_their_row(tile: int, dtype: torch.dtype) -> None:
+    """Gradients alone: the row is read where it lies, and half ones are written to its front meanwhile."""
+    p = make(1, 16800, scale=2.0, targets=torch.tensor([9000]))
+    if tile < 1000:
+        p.sim, p.targets = p.sim[:, :900].contiguous(), torch.tensor([400])
+    wanted = (2.0 * p.sim.double()).softmax(1)
+    wanted[0, p.targets] -= 1.0
+    for seed in range(2):
+        actual = run_rows(p, tile, dtype, seed=seed, late=GRADS)["grad"].double()
+        torch.testing.assert_close(actual, wanted * p.coef * 2.0, rtol=TOLERANCE[dtype], atol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [67, 2052, 25000])
+def test_bits_do_not_depend_on_the_order_of_threads(columns: int, dtype: torch.dtype) -> None:
+    p = with_ids(make(2, columns, 3, scale=1.5))
+    for tile in (columns, columns // 2):
+        runs = [run_rows(p, tile, dtype, seed=seed) for seed in range(3)]
+        for name in ("loss", "grad", "hard_sim", "grad_scale", "rank", "argmax", "row_rest"):
+            assert all(torch.equal(runs[0][name], other[name]) for other in runs[1:]), name
+    some = Ranking(p.sim[:, :67], p.hard, p.coef, scale=1.5, targets=p.targets.clamp(max=66))
+    assert torch.equal(run_columns(some, 67, seed=1), run_columns(some, 67, seed=2))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -152,7 +204,7 @@ def test_ties_count_against_the_positive_and_nan_ranks_last() -> None:
 def test_a_target_out_of_range_is_never_trained_on() -> None:
     for wrong in (-1, 9):
         p = make(3, 9, 1, targets=torch.tensor([0, wrong, 4]))
-        actual = run_rows(p, 9)
+        actual = run_rows(p, 9, stale_pos=0.5)
         assert actual["status"].tolist() == [4]
         assert actual["loss"].isnan().tolist() == [False, True, False]
         assert actual["grad"][1].isnan().all() and not actual["grad"][[0, 2]].isnan().any()
@@ -187,8 +239,36 @@ def test_symmetric(tile: int, duplicates: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("shape", [(1100, 9), (3, 32 * 1024 + 3)], ids=str)
+def test_columns_of_many_rows_and_many_columns(shape: tuple[int, int]) -> None:
+    p = make(*shape, scale=3.0, margin=0.1)
+    rng = torch.Generator().manual_seed(3)
+    p.targets = torch.randint(0, shape[1], (shape[0],), generator=rng)
+    p.col_ids = torch.randint(-1, 9, (shape[1],), generator=rng)
+    p.row_ids = p.col_ids[p.targets]
+    maximum, rest, positive, count, coef_sum = run_columns(p, shape[1]).double()
+    own = torch.arange(shape[1]) == p.targets.unsqueeze(1)
+    masked = (p.col_ids == p.row_ids.unsqueeze(1)) & (p.row_ids.unsqueeze(1) >= 0) & ~own
+    z = (3.0 * (p.sim.double() - 0.1 * own)).masked_fill(masked, -torch.inf)
+    torch.testing.assert_close(maximum, z.amax(0), rtol=1e-6, atol=1e-6)
+    e = (z - maximum).exp().masked_fill(masked, 0.0)
+    torch.testing.assert_close(rest, (e * ~own).sum(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(positive, (e * own).sum(0), rtol=1e-5, atol=1e-6)
+    assert torch.equal(count, own.sum(0).double())
+    torch.testing.assert_close(coef_sum, (own * p.coef.double().unsqueeze(1)).sum(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_column_that_every_row_masks_and_one_with_nan() -> None:
+    p = make(4, 6)
+    p.col_ids, p.row_ids = torch.tensor([-1, -1, -1, -1, ABSENT, -1]), torch.full((4,), -1)
+    p.sim[2, 5] = math.nan
+    maximum, rest, positive, _, _ = run_columns(p, 6)
+    assert maximum[4] == -math.inf and rest[4] == 0 and positive[4] == 0
+    assert rest.isnan().tolist() == [False] * 5 + [True]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 67), (3, 7, 300)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 67), (3, 7, 300), (4, 2, 2056)], ids=str)
 def test_hard_negatives(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     rows, num_hard, dim = shape
     rng = torch.Generator().manual_seed(dim)

@@ -71,3 +71,40 @@ def test_factor_and_offset() -> None:
     wanted, places = sorted_rows(2 * sim - offset, 7)
     assert torch.equal(indices, places)
     torch.testing.assert_close(values, wanted)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "equal"])
+@pytest.mark.parametrize("k", [1, 10, 130, 300])
+@pytest.mark.parametrize("columns", [1500, 1501])
+def test_rows_that_fill_the_list_again_and_again(columns: int, k: int, order: str) -> None:
+    row = torch.arange(columns).float()
+    row = {"ascending": row, "descending": -row, "equal": row * 0.0}[order]
+    sim = torch.stack([row, -row])
+    for tile in (columns, 700):
+        values, indices = best(sim, k, tile, seed=k)
+        wanted, places = sorted_rows(sim, k)
+        assert torch.equal(values, wanted) and torch.equal(indices, places)
+
+
+def test_many_nan_and_all_minus_infinity() -> None:
+    sim = torch.randn(2, 400, generator=torch.Generator().manual_seed(4))
+    sim[0, ::3] = math.nan
+    sim[1] = -math.inf
+    _, indices = best(sim, 50, 160)
+    assert torch.equal(indices, sorted_rows(sim, 50)[1])
+
+
+def test_bits_do_not_depend_on_the_order_of_threads() -> None:
+    sim = torch.randint(0, 50, (2, 1200), generator=torch.Generator().manual_seed(5)).float()
+    runs = [best(sim, 20, 800, seed=seed) for seed in range(3)]
+    assert all(torch.equal(runs[0][1], other[1]) for other in runs[1:])
+
+
+@pytest.mark.parametrize(("k", "columns"), [(8128, 8200), (8129, 70)])
+def test_lists_that_shared_memory_just_holds_and_no_longer_holds(k: int, columns: int) -> None:
+    sim = (-torch.arange(float(columns)) / 7).floor().unsqueeze(0)
+    sim[0, columns - 10 :] = 5.0
+    values, indices = best(sim, k, columns // 2)
+    seen = min(k, columns)  # places behind the last key stay empty
+    wanted, places = sorted_rows(sim, seen)
+    assert torch.equal(values[:, :seen], wanted) and torch.equal(indices[:, :seen], places)

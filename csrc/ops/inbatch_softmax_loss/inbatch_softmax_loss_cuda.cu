@@ -1,264 +1,319 @@
-// CUDA passes of inbatch_softmax_loss: a thread block takes a row, which after the first reading lies in L2; columns
-// are 32 a block, their rows shared out over its warps.
-#include <type_traits>
-
-#include "common/reduce.cuh"
-#include "ops/inbatch_softmax_loss/inbatch_softmax_loss.h"
-#include "ops/inbatch_softmax_loss/inbatch_softmax_loss_math.h"
+// CUDA pass over the rows of inbatch_softmax_loss: a block takes a row. It reads the row once for statistics and ranks,
+// raising the maximum on the way, and once more for the gradients; what fits stays in shared memory between the two,
+// the rest comes from L2.
+#include "ops/inbatch_softmax_loss/inbatch_softmax_loss_device.cuh"
 
 namespace xfer {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kShortThreads = 64;  // of rows up to kShortRow columns
-constexpr int64_t kShortRow = 1024;
-constexpr int kPerThread = 4;  // columns of a thread in flight while gradients replace similarities
-constexpr int kColumnThreads = 32, kRowLanes = 8;
+constexpr int kMaxThreads = 512;  // of a row
+constexpr int kMaxWarps = kMaxThreads / 32;
+constexpr int kBlocksPerSm = 2;             // 64 registers a thread; one block computes while the other loads
+constexpr int64_t kCacheBytes = 96 * 1024;  // of shared memory for a row: two blocks fit on sm_90, one on sm_80
 
-// Sum or maximum over the block, in a fixed order; every thread gets it.
-template <int kSize, bool kMaximum>
-__device__ float block_reduce(float value, float* warps) {
-  value = kMaximum ? group_max<32>(value) : group_sum<32>(value);
-  __syncthreads();  // the last result has been read by all
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+// Similarities a thread has in registers at a time. Single ones need more registers for their places.
+template <int kSize>
+constexpr int kPerThread = kSize == 1 ? 8 : 16;
+
+// What the first reading of a row finds, of a thread, a warp or the block.
+struct RowFound {
+  float maximum, rest;  // the largest logit, sum of exp(logit - maximum)
+  float best;           // the largest similarity
+  int64_t place;        // the lowest index that has it
+  int64_t beaten;       // number of competitors that the positive does not beat
+};
+__device__ __forceinline__ RowFound nothing_found() { return {-INFINITY, 0.0f, -INFINITY, INT64_MAX, 0}; }
+
+// Adds competitors' similarities, masked ones as -inf.
+template <int kCount>
+__device__ __forceinline__ void add_statistics(RowFound& found, const float (&s)[kCount], float scale) {
+  float top = -INFINITY;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) top = fmaxf(top, inbatch_logit(scale, s[k]));
+  if (top > found.maximum) {
+    found.rest *= weigh(found.maximum, top);
+    found.maximum = top;
+  }
+  const float shift = finite_or_zero(found.maximum);
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) found.rest += expf(inbatch_logit(scale, s[k]) - shift);
+}
+
+// place(k) ascends with k. A NaN counts against the positive but is never the best.
+template <int kCount, typename Place>
+__device__ __forceinline__ void add_ranks(RowFound& found, const float (&s)[kCount], float pos_sim,
+                                          const Place& place) {
+  float top = -INFINITY;
+  int beaten = 0;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    beaten += inbatch_beats(s[k], pos_sim) && s[k] != -INFINITY ? 1 : 0;
+    top = fmaxf(top, s[k]);
+  }
+  found.beaten += beaten;
+  if (top > found.best) {
+    found.best = top;
+    int first = 0;
+#pragma unroll
+    for (int k = kCount - 1; k >= 0; --k) first = s[k] == top ? k : first;
+    found.place = place(first);
+  }
+}
+
+// The butterfly adds the same pairs in every lane, so all have the same bits.
+__device__ __forceinline__ void join_warp(RowFound& found, bool stats, bool ranks) {
+  if (stats) {
+    const float maximum = group_max<32>(found.maximum);
+    found.rest = group_sum<32>(found.rest * weigh(found.maximum, maximum));
+    found.maximum = maximum;
+  }
+  if (!ranks) return;
+  for (int offset = 16; offset > 0; offset /= 2) {
+    const float best = __shfl_xor_sync(kFullWarp, found.best, offset);
+    const int64_t place = __shfl_xor_sync(kFullWarp, found.place, offset);
+    found.beaten += __shfl_xor_sync(kFullWarp, found.beaten, offset);
+    if (best > found.best || (best == found.best && place < found.place)) {
+      found.best = best;
+      found.place = place;
+    }
+  }
+}
+
+__device__ __forceinline__ void join_block(RowFound& found, bool stats, bool ranks, RowFound* by_warp) {
+  join_warp(found, stats, ranks);
+  const unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  if (lane == 0) by_warp[threadIdx.x / 32] = found;
   __syncthreads();
-  float out = warps[0];
-  for (int w = 1; w < kSize / 32; ++w) out = kMaximum ? fmaxf(out, warps[w]) : out + warps[w];
-  return out;
+  found = lane < warps ? by_warp[lane] : nothing_found();
+  join_warp(found, stats, ranks);
 }
 
-template <typename T>
-struct Row {
-  const InbatchRowsArgs& args;
-  int64_t index, local, row_id;
-  float scale, pos_sim, pos_shifted;
+// The part of a row that the block has in registers, without the row's positive. Vectors of kSize similarities are
+// dealt out to the threads in turn. Places within it take 32 bits: 64 would cost the registers that hide the loads.
+template <int kSize>
+struct Piece {
+  static constexpr int kCount = kPerThread<kSize>;
+  using Packed = Vector<float, kSize>;
 
-  __device__ float* sim() const { return static_cast<float*>(args.sim) + index * args.num_columns; }
-  __device__ float* hard() const { return static_cast<float*>(args.hard_sim) + index * args.num_hard; }
-  // What competes with the positive: -inf for the positive itself and for masked columns.
-  __device__ float competitor(int64_t j, float sim) const {
-    if (j == local) return -INFINITY;
-    return args.col_ids != nullptr && inbatch_masked(row_id, args.col_ids[j], kInbatchAbsent) ? -INFINITY : sim;
+  int64_t begin;  // its first column in the tile
+  int count;      // columns of it
+  int local;      // where in it the positive is, or -1
+
+  __device__ __forceinline__ Piece(int64_t begin_, int64_t num_columns, int64_t positive) : begin(begin_) {
+    const int64_t left = num_columns - begin, at = positive - begin;
+    count = static_cast<int>(left < size() ? left : size());
+    local = at >= 0 && at < count ? static_cast<int>(at) : -1;
   }
-  __device__ float hard_competitor(int64_t h) const {
-    const bool masked =
-        args.hard_ids != nullptr && inbatch_hard_masked(row_id, args.hard_ids[index * args.num_hard + h]);
-    return masked ? -INFINITY : hard()[h];
+  static __device__ __forceinline__ int size() { return static_cast<int>(blockDim.x) * kCount; }
+  // Of similarity k of this thread.
+  static __device__ __forceinline__ int place(int k) {
+    return static_cast<int>((k / kSize * blockDim.x + threadIdx.x) * kSize) + k % kSize;
   }
-};
 
-struct Best {
-  float sim;
-  int64_t place;
-};
-
-__device__ __forceinline__ bool better(float sim, int64_t place, const Best& than) {
-  return sim > than.sim || (sim == than.sim && place < than.place);
-}
-
-// Competitors not below the positive, and the best of them: partial results of all threads, halved again and again.
-template <int kSize, typename T>
-__device__ void rank_row(const Row<T>& row, bool first, int64_t num_hard, int64_t target) {
-  __shared__ Best bests[kSize];
-  __shared__ int64_t counts[kSize];
-  const InbatchRowsArgs& args = row.args;
-  Best best{-INFINITY, INT64_MAX};
-  int64_t count = 0;
-  const auto add = [&](float sim, int64_t place) {
-    if (sim == -INFINITY || !inbatch_beats(sim, row.pos_sim)) return;
-    ++count;
-    if (better(sim, place, best)) best = {sim, place};
-  };
-  for (int64_t j = threadIdx.x; j < args.num_columns; j += kSize) {
-    add(row.competitor(j, row.sim()[j]), args.first_column + j);
-  }
-  for (int64_t h = threadIdx.x; h < num_hard; h += kSize) add(row.hard_competitor(h), args.num_all + h);
-  bests[threadIdx.x] = best;
-  counts[threadIdx.x] = count;
-  for (int half = kSize / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < half) {
-      const Best other = bests[threadIdx.x + half];
-      if (better(other.sim, other.place, bests[threadIdx.x])) bests[threadIdx.x] = other;
-      counts[threadIdx.x] += counts[threadIdx.x + half];
+  // From `row`, which is at the piece's first column.
+  __device__ __forceinline__ void copy_in(const float* row, float (&s)[kCount]) const {
+#pragma unroll
+    for (int k = 0; k < kCount; k += kSize) {
+      Packed values;
+#pragma unroll
+      for (int l = 0; l < kSize; ++l) values.at[l] = -INFINITY;
+      if (place(k) < count) values = *reinterpret_cast<const Packed*>(row + place(k));
+#pragma unroll
+      for (int l = 0; l < kSize; ++l) s[k + l] = values.at[l];
     }
   }
-  if (threadIdx.x != 0) return;
-  float* best_sim = static_cast<float*>(args.best_sim) + row.index;
-  args.rank[row.index] = (first ? 1 : args.rank[row.index]) + counts[0];
-  Best held{first ? row.pos_sim : *best_sim, first ? target : args.argmax[row.index]};
-  const bool own = held.place == target;
-  if (bests[0].place != INT64_MAX && (own ? bests[0].sim >= held.sim : better(bests[0].sim, bests[0].place, held))) {
-    held = bests[0];
-  }
-  args.argmax[row.index] = held.place;
-  *best_sim = held.sim;
-}
-
-// Gradients take the place of the similarities. A half row lies over the front of the row that is still being read:
-// all threads read their columns before any writes.
-template <int kSize, typename T>
-__device__ float grad_row(const Row<T>& row, float maximum, float weight, float positive, float out_scale) {
-  const InbatchRowsArgs& args = row.args;
-  const float* col_lse = static_cast<const float*>(args.col_lse);
-  const float* col_coef = static_cast<const float*>(args.col_coef);
-  T* out = reinterpret_cast<T*>(row.sim());
-  float moment = 0.0f;
-  for (int64_t begin = 0; begin < args.num_columns; begin += kSize * kPerThread) {
-    float sims[kPerThread];
+  template <typename T>
+  __device__ __forceinline__ void copy_out(T* row, const float (&s)[kCount]) const {
 #pragma unroll
-    for (int p = 0; p < kPerThread; ++p) {
-      const int64_t j = begin + p * kSize + threadIdx.x;
-      sims[p] = j < args.num_columns ? row.sim()[j] : 0.0f;
+    for (int k = 0; k < kCount; k += kSize) {
+      Vector<T, kSize> values;
+#pragma unroll
+      for (int l = 0; l < kSize; ++l) store_as(values.at[l], s[k + l]);
+      if (place(k) < count) *reinterpret_cast<Vector<T, kSize>*>(row + place(k)) = values;
     }
-    if constexpr (sizeof(T) < sizeof(float)) __syncthreads();
+  }
+  __device__ __forceinline__ void set_positive(float value, float (&s)[kCount]) const {
+    if (local < 0) return;
 #pragma unroll
-    for (int p = 0; p < kPerThread; ++p) {
-      const int64_t j = begin + p * kSize + threadIdx.x;
-      if (j >= args.num_columns) continue;
-      const float sim = row.competitor(j, sims[p]);
-      const float logit = inbatch_logit(row.scale, sim);
-      float d = weight * inbatch_weight(logit, maximum);
-      if (d != 0.0f) moment += d * (sim - row.pos_shifted);
-      if (col_lse != nullptr) {
-        const float q = col_coef[j] * inbatch_weight(logit, col_lse[j]);
-        if (q != 0.0f) moment += q * sim;
-        d += q;
+    for (int k = 0; k < kCount; ++k) s[k] = place(k) == local ? value : s[k];
+  }
+  // Competitors: -inf for the positive and for masked columns.
+  __device__ __forceinline__ void load(const InbatchRowsArgs& args, const float* row, float (&s)[kCount]) const {
+    copy_in(row + begin, s);
+    if (args.col_ids != nullptr) {
+      const int64_t row_id = args.row_ids != nullptr ? args.row_ids[blockIdx.x] : -1;
+      const int64_t* ids = args.col_ids + begin;
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) {
+        if (place(k) < count && inbatch_masked(row_id, ids[place(k)], kInbatchAbsent)) s[k] = -INFINITY;
       }
-      store_as(out[j], (j == row.local ? positive : d) * out_scale);
     }
+    set_positive(-INFINITY, s);
   }
-  return moment;
+};
+
+// Similarity h of the row's own hard negatives.
+__device__ __forceinline__ float hard_competitor(const InbatchRowsArgs& args, int64_t h) {
+  const int64_t at = blockIdx.x * args.num_hard + h, row_id = args.row_ids != nullptr ? args.row_ids[blockIdx.x] : -1;
+  if (args.hard_ids != nullptr && inbatch_hard_masked(row_id, args.hard_ids[at])) return -INFINITY;
+  return static_cast<const float*>(args.hard_sim)[at];
+}
+
+// By one thread: the positive is the best until a competitor is not below it; then larger similarities, lower indices.
+__device__ __forceinline__ void store_ranks(const InbatchRowsArgs& args, int64_t i, const RowFound& found,
+                                            float pos_sim, int64_t target, bool first) {
+  float* best_sim = static_cast<float*>(args.best_sim);
+  const int64_t argmax = first ? target : args.argmax[i];
+  const float best = first ? pos_sim : best_sim[i];
+  const bool takes = found.place != INT64_MAX &&
+                     (found.best > best || (found.best == best && (argmax == target || found.place < argmax)));
+  args.rank[i] = (first ? 1 : args.rank[i]) + found.beaten;
+  args.argmax[i] = takes ? found.place : argmax;
+  best_sim[i] = takes ? found.best : best;
+}
+
+// What the gradients of a row are made from.
+struct RowGrad {
+  float scale, shift;       // e = exp(scale sim - shift)
+  float weight, out_scale;  // d = weight e, stored times out_scale
+  float own;                // the positive's, as stored
+  float pos_shifted;
+};
+
+// Gradients take the place of similarities. Returns this thread's share of their product with the similarities, in
+// which a factor of 0 may meet an infinity.
+template <typename T, int kSize>
+__device__ __forceinline__ float grad_row(const InbatchRowsArgs& args, const RowGrad& grad, int64_t positive,
+                                          const float* cache, int64_t cached) {
+  using Columns = Piece<kSize>;
+  float* sim = static_cast<float*>(args.sim) + blockIdx.x * args.num_columns;
+  T* out = reinterpret_cast<T*>(sim);
+  float own_moment = 0.0f, col_moment = 0.0f;
+  for (int64_t begin = 0; begin < args.num_columns; begin += Columns::size()) {
+    const Columns piece(begin, args.num_columns, positive);
+    float d[Columns::kCount];
+    if (begin < cached) {
+      piece.copy_in(cache + begin, d);
+    } else {
+      piece.load(args, sim, d);
+    }
+#pragma unroll
+    for (int k = 0; k < Columns::kCount; ++k) {
+      const float s = d[k], z = inbatch_logit(grad.scale, s), e = expf(z - grad.shift);
+      own_moment += e == 0.0f ? 0.0f : e * (s - grad.pos_shifted);
+      d[k] = grad.weight * e;
+      if (args.col_lse != nullptr && piece.place(k) < piece.count) {
+        const int64_t j = begin + piece.place(k);
+        const float q =
+            static_cast<const float*>(args.col_coef)[j] * weigh(z, static_cast<const float*>(args.col_lse)[j]);
+        col_moment += q == 0.0f ? 0.0f : q * s;
+        d[k] += q;
+      }
+      d[k] *= grad.out_scale;
+    }
+    piece.set_positive(grad.own, d);
+    // Half gradients lie further to the front than what they replace: the whole piece must have been read.
+    if (sizeof(T) < sizeof(float) && begin >= cached) __syncthreads();
+    piece.copy_out(out + begin, d);
+  }
+  return grad.weight * own_moment + col_moment;
 }
 
 template <typename T, int kSize>
-__global__ void __launch_bounds__(kSize, 1024 / kSize)
-    inbatch_softmax_rows_kernel(const __grid_constant__ InbatchRowsArgs args) {
-  __shared__ float warps[kSize / 32];
+__global__ void __launch_bounds__(kMaxThreads, kBlocksPerSm)
+    inbatch_softmax_rows_kernel(const __grid_constant__ InbatchRowsArgs args, int64_t cached) {
+  using Columns = Piece<kSize>;
+  XFER_DYNAMIC_SMEM(float, cache);  // [cached]: no barrier, a thread reads back what it wrote itself
+  __shared__ RowFound found_by_warp[kMaxWarps];
+  __shared__ float moment_by_warp[kMaxWarps];
   const int64_t i = blockIdx.x;
-  const bool first = (args.passes & kInbatchFirst) != 0;
-  const int64_t num_hard = first ? args.num_hard : 0;
+  const bool first = (args.passes & kInbatchFirst) != 0, stats = (args.passes & kInbatchStats) != 0;
+  const bool ranks = (args.passes & kInbatchRanks) != 0, grads = (args.passes & kInbatchGrads) != 0;
   const int64_t target = args.targets != nullptr ? args.targets[i] : args.first_target + i;
-  const bool valid = target >= 0 && target < args.num_all;
-  const float scale = *static_cast<const float*>(args.scale), margin = static_cast<float>(args.margin);
-  Row<T> row{args, i, target - args.first_column, args.row_ids != nullptr ? args.row_ids[i] : -1, scale, 0.0f, 0.0f};
-  const bool here = valid && row.local >= 0 && row.local < args.num_columns;
-  if (!here) row.local = -1;
-  float* stored_pos = static_cast<float*>(args.pos_sim) + i;
-  // A wrong target makes everything of its row NaN: it never trains silently.
-  row.pos_sim = !valid ? NAN : here ? row.sim()[row.local] : *stored_pos;
-  row.pos_shifted = row.pos_sim - margin;
-  const float pos_logit = scale * row.pos_shifted;
-  if (threadIdx.x == 0 && (here || !valid)) *stored_pos = row.pos_sim;
-  if (threadIdx.x == 0 && !valid && args.status != nullptr) atomicOr(args.status, args.status_bit);
-  __syncthreads();  // the positive has been read before any gradient is written
+  const bool wrong = target < 0 || target >= args.num_all;
+  const int64_t local = target - args.first_column;
+  const bool here = !wrong && local >= 0 && local < args.num_columns;
+  const int64_t positive = here ? local : -1, num_hard = first ? args.num_hard : 0;
+  const float scale = *static_cast<const float*>(args.scale);
+  const float* sim = static_cast<const float*>(args.sim) + i * args.num_columns;
+  float* pos_sims = static_cast<float*>(args.pos_sim);
+  // Of a wrong target NaN, which makes everything of the row NaN: it never trains silently.
+  const float pos_sim = wrong ? NAN : stats && here ? sim[local] : pos_sims[i];
+  const float pos_shifted = pos_sim - static_cast<float>(args.margin), pos_logit = scale * pos_shifted;
+  float* row_max = static_cast<float*>(args.row_max);
+  float* row_rest = static_cast<float*>(args.row_rest);
+  // Read before the barrier after which thread 0 writes them.
+  float maximum = stats && first ? -INFINITY : row_max[i], rest = stats && first ? 0.0f : row_rest[i];
 
-  if (args.passes & kInbatchRanks) rank_row<kSize>(row, first, num_hard, target);
-  float* row_max = static_cast<float*>(args.row_max) + i;
-  float* row_rest = static_cast<float*>(args.row_rest) + i;
-  float maximum = 0.0f, rest = 0.0f;
-  if (args.passes & kInbatchStats) {
-    const float before = first ? -INFINITY : *row_max, rest_before = first ? 0.0f : *row_rest;
-    maximum = fmaxf(before, here ? pos_logit : -INFINITY);
-    for (int64_t j = threadIdx.x; j < args.num_columns; j += kSize) {
-      maximum = fmaxf(maximum, inbatch_logit(scale, row.competitor(j, row.sim()[j])));
+  if (stats || ranks) {
+    RowFound found = nothing_found();
+    for (int64_t begin = 0; begin < args.num_columns; begin += Columns::size()) {
+      const Columns piece(begin, args.num_columns, positive);
+      float s[Columns::kCount];
+      piece.load(args, sim, s);
+      if (begin < cached) piece.copy_out(cache + begin, s);
+      if (stats) add_statistics(found, s, scale);
+      if (ranks) add_ranks(found, s, pos_sim, [&](int k) { return args.first_column + begin + piece.place(k); });
     }
-    for (int64_t h = threadIdx.x; h < num_hard; h += kSize) {
-      maximum = fmaxf(maximum, inbatch_logit(scale, row.hard_competitor(h)));
+    for (int64_t h = threadIdx.x; h < num_hard; h += blockDim.x) {
+      const float s[1] = {hard_competitor(args, h)};
+      if (stats) add_statistics(found, s, scale);
+      if (ranks) add_ranks(found, s, pos_sim, [&](int) { return args.num_all + h; });
     }
-    maximum = block_reduce<kSize, true>(maximum, warps);
-    for (int64_t j = threadIdx.x; j < args.num_columns; j += kSize) {
-      rest += inbatch_weight(inbatch_logit(scale, row.competitor(j, row.sim()[j])), maximum);
+    join_block(found, stats, ranks, found_by_warp);
+    if (stats) {
+      float largest = fmaxf(maximum, found.maximum);
+      if (here) largest = fmaxf(largest, pos_logit);
+      rest = rest * weigh(maximum, largest) + found.rest * weigh(found.maximum, largest);
+      maximum = largest;
     }
-    for (int64_t h = threadIdx.x; h < num_hard; h += kSize) {
-      rest += inbatch_weight(inbatch_logit(scale, row.hard_competitor(h)), maximum);
-    }
-    rest = block_reduce<kSize, false>(rest, warps) + rest_before * inbatch_weight(before, maximum);
     if (threadIdx.x == 0) {
-      *row_max = maximum;
-      *row_rest = rest;
+      if (stats) {
+        row_max[i] = maximum;
+        row_rest[i] = rest;
+        if (here || wrong) pos_sims[i] = pos_sim;
+      }
+      if (ranks) store_ranks(args, i, found, pos_sim, target, first);
+      if (wrong && args.status != nullptr) atomicOr(args.status, args.status_bit);
     }
-  } else {
-    maximum = *row_max;
-    rest = *row_rest;
   }
-  if (!(args.passes & (kInbatchFinish | kInbatchGrads))) return;
-  const InbatchRow<float> stats = inbatch_row(maximum, rest, pos_logit);
-  if ((args.passes & kInbatchFinish) && threadIdx.x == 0) {
-    static_cast<float*>(args.lse)[i] = stats.lse;
+  if (!grads && (args.passes & kInbatchFinish) == 0) return;
+  const InbatchRow<float> norm = inbatch_row(maximum, rest, pos_logit);
+  if ((args.passes & kInbatchFinish) != 0 && threadIdx.x == 0) {
+    static_cast<float*>(args.lse)[i] = norm.lse;
     static_cast<float*>(args.pos_logit)[i] = pos_logit;
-    static_cast<float*>(args.loss)[i] = stats.loss;
+    static_cast<float*>(args.loss)[i] = norm.loss;
   }
-  if (!(args.passes & kInbatchGrads)) return;
-  const float coef = valid ? static_cast<const float*>(args.coef)[i] : NAN;
-  const float extra = args.pos_extra != nullptr ? static_cast<const float*>(args.pos_extra)[i] : 0.0f;
-  const float out_scale = args.scaled ? scale : 1.0f, weight = coef * stats.inverse_sum;
-  const float positive = extra - coef * (rest * stats.inverse_sum);
-  float moment = 0.0f;
-  for (int64_t h = threadIdx.x; h < num_hard; h += kSize) {
-    const float sim = row.hard_competitor(h);
-    const float d = weight * inbatch_weight(inbatch_logit(scale, sim), maximum);
-    if (d != 0.0f) moment += d * (sim - row.pos_shifted);
-    row.hard()[h] = d * out_scale;
+  if (!grads) return;
+
+  const float coef = static_cast<const float*>(args.coef)[i];
+  const float extra = here && args.pos_extra != nullptr ? static_cast<const float*>(args.pos_extra)[i] : 0.0f;
+  RowGrad grad = {scale,      finite_or_zero(maximum), coef * norm.inverse_sum, args.scaled ? scale : 1.0f, 0.0f,
+                  pos_shifted};
+  grad.own = (extra - coef * (rest * norm.inverse_sum)) * grad.out_scale;
+  float moment = grad_row<T, kSize>(args, grad, positive, cache, cached);
+  for (int64_t h = threadIdx.x; h < num_hard; h += blockDim.x) {
+    const float s = hard_competitor(args, h), d = grad.weight * expf(inbatch_logit(scale, s) - grad.shift);
+    moment += d == 0.0f ? 0.0f : d * (s - pos_shifted);
+    static_cast<float*>(args.hard_sim)[i * args.num_hard + h] = d * grad.out_scale;
   }
-  moment += grad_row<kSize>(row, maximum, weight, positive, out_scale);
   if (args.grad_scale == nullptr) return;
-  moment = block_reduce<kSize, false>(moment, warps);
+  moment = group_sum<32>(moment);
+  if (threadIdx.x % 32 == 0) moment_by_warp[threadIdx.x / 32] = moment;
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  moment = group_sum<32>(threadIdx.x < blockDim.x / 32 ? moment_by_warp[threadIdx.x] : 0.0f);
   if (threadIdx.x != 0) return;
-  float* grad_scale = static_cast<float*>(args.grad_scale) + i;
-  *grad_scale = (first ? 0.0f : *grad_scale) + moment + (here ? extra * row.pos_shifted : 0.0f);
+  float& grad_scale = static_cast<float*>(args.grad_scale)[i];
+  if (here) moment += extra * pos_shifted;
+  grad_scale = (first ? 0.0f : grad_scale) + moment;
 }
 
-__global__ void __launch_bounds__(kColumnThreads* kRowLanes)
-    inbatch_softmax_columns_kernel(const __grid_constant__ InbatchColumnsArgs args) {
-  __shared__ float shared[kRowLanes][kColumnThreads];
-  const int64_t j = static_cast<int64_t>(blockIdx.x) * kColumnThreads + threadIdx.x;
-  const int lane = static_cast<int>(threadIdx.y);
-  const bool inside = j < args.num_columns;
-  const float scale = *static_cast<const float*>(args.scale), margin = static_cast<float>(args.margin);
-  const int64_t column = args.first_column + j, col_id = inside && args.col_ids != nullptr ? args.col_ids[j] : -1;
-  const auto is_target = [&](int64_t i) {
-    return (args.targets != nullptr ? args.targets[i] : args.first_target + i) == column;
-  };
-  const auto logit = [&](int64_t i) {
-    const float sim = static_cast<const float*>(args.sim)[i * args.num_columns + j];
-    if (is_target(i)) return scale * (sim - margin);
-    const int64_t row_id = args.row_ids != nullptr ? args.row_ids[i] : -1;
-    const bool masked = args.col_ids != nullptr && inbatch_masked(row_id, col_id, kInbatchAbsent);
-    return masked ? -INFINITY : scale * sim;
-  };
-  const float before = inside ? static_cast<float*>(args.max)[j] : -INFINITY;
-  float maximum = before;
-  for (int64_t i = lane; inside && i < args.num_rows; i += kRowLanes) maximum = fmaxf(maximum, logit(i));
-  shared[lane][threadIdx.x] = maximum;
-  __syncthreads();
-  for (int l = 0; l < kRowLanes; ++l) maximum = fmaxf(maximum, shared[l][threadIdx.x]);
-  float rest = 0.0f, positive = 0.0f, count = 0.0f, coef = 0.0f;
-  for (int64_t i = lane; inside && i < args.num_rows; i += kRowLanes) {
-    const float e = inbatch_weight(logit(i), maximum);
-    if (is_target(i)) {
-      positive += e;
-      count += 1.0f;
-      coef += static_cast<const float*>(args.coef)[i];
-    } else {
-      rest += e;
-    }
-  }
-  __syncthreads();  // the maxima have been read
-  const float mine[4] = {rest, positive, count, coef};
-  void* const results[4] = {args.rest, args.positive, args.count, args.coef_sum};
-  for (int value = 0; value < 4; ++value) {
-    shared[lane][threadIdx.x] = mine[value];
-    __syncthreads();
-    if (lane == 0 && inside) {
-      float* result = static_cast<float*>(results[value]) + j;
-      float total = *result * (value < 2 ? inbatch_weight(before, maximum) : 1.0f);
-      for (int l = 0; l < kRowLanes; ++l) total += shared[l][threadIdx.x];
-      *result = total;
-    }
-    __syncthreads();
-  }
-  if (lane == 0 && inside) static_cast<float*>(args.max)[j] = maximum;
+// Columns that a row keeps in shared memory: it is read twice in one call, and whole pieces of it fit.
+int64_t columns_kept(const InbatchRowsArgs& args, int64_t piece) {
+  const bool twice = (args.passes & kInbatchGrads) != 0 && (args.passes & (kInbatchStats | kInbatchRanks)) != 0;
+  const int64_t room = kCacheBytes / static_cast<int64_t>(sizeof(float)) / piece * piece;
+  return !twice ? 0 : args.num_columns < room ? args.num_columns : room;
 }
 
 }  // namespace
@@ -267,22 +322,18 @@ void inbatch_softmax_rows_cuda(const InbatchRowsArgs& args) {
   if (args.num_rows == 0) return;
   dispatch_device_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const dim3 grid(static_cast<unsigned>(args.num_rows));
-    if (args.num_columns <= kShortRow) {
-      launch_kernel("inbatch_softmax_rows_kernel", inbatch_softmax_rows_kernel<T, kShortThreads>, grid,
-                    dim3(kShortThreads), 0, args.stream, args);
-    } else {
-      launch_kernel("inbatch_softmax_rows_kernel", inbatch_softmax_rows_kernel<T, kThreads>, grid, dim3(kThreads), 0,
-                    args.stream, args);
-    }
+    const auto launch = [&](auto size) {
+      constexpr int kSize = size();
+      int threads = 32;
+      while (threads < kMaxThreads && threads * kPerThread<kSize> < args.num_columns) threads *= 2;
+      const int64_t cached = columns_kept(args, static_cast<int64_t>(threads) * kPerThread<kSize>);
+      launch_kernel("inbatch_softmax_rows_kernel", inbatch_softmax_rows_kernel<T, kSize>,
+                    dim3(static_cast<unsigned>(args.num_rows)), dim3(threads),
+                    static_cast<size_t>(cached) * sizeof(float), args.stream, args, cached);
+    };
+    const bool aligned = args.num_columns % 4 == 0 && is_aligned(args.sim);
+    aligned ? launch(std::integral_constant<int, 4>{}) : launch(std::integral_constant<int, 1>{});
   });
-}
-
-void inbatch_softmax_columns_cuda(const InbatchColumnsArgs& args) {
-  if (args.num_rows == 0 || args.num_columns == 0) return;
-  const int64_t blocks = (args.num_columns + kColumnThreads - 1) / kColumnThreads;
-  launch_kernel("inbatch_softmax_columns_kernel", inbatch_softmax_columns_kernel, dim3(static_cast<unsigned>(blocks)),
-                dim3(kColumnThreads, kRowLanes), 0, args.stream, args);
 }
 
 }  // namespace xfer
