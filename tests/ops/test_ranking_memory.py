@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+import xfercore
 
 _MEASURE = """
 import ctypes, sys
@@ -59,3 +63,20 @@ def test_an_eighth_of_the_naive_memory() -> None:
 @pytest.mark.slow
 def test_without_gradients_the_workspace_is_all() -> None:
     assert _mib(8192, 512, "no_grad") < 48  # 32 MiB, and what the products themselves take
+
+
+@pytest.mark.long
+def test_a_block_of_more_than_two_billion_logits() -> None:
+    """More elements than an int32 counts; in blocks of the default size the same comes out."""
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    if int(meminfo["MemAvailable"].split()[0]) < 14 << 20:
+        pytest.skip("needs 14 GiB of free memory")
+    u, v = torch.randn(46_400, 1).requires_grad_(), torch.randn(46_400, 1).requires_grad_()
+    assert u.shape[0] * v.shape[0] > 2**31
+    results = []
+    for budget in (9 << 30, None):
+        out = xfercore.inbatch_softmax_loss(u, v, workspace_bytes=budget, return_stats=True)
+        results.append((out.loss.detach(), out.rank, *torch.autograd.grad(out.loss, (u, v))))
+    assert torch.equal(results[0][1], results[1][1])
+    for whole, blocks in zip(results[0], results[1], strict=True):
+        torch.testing.assert_close(whole, blocks, rtol=1e-4, atol=1e-9)

@@ -130,12 +130,18 @@ void store_block(T* out, const C* values, int64_t first, int64_t filled) {
 }
 
 template <typename T, typename C>
-void store_scaled(const C* e, T* out, int64_t count, C factor) {
-  for_blocks(e, count, [&](const C* s, int64_t first, int64_t filled) {
-    C d[kBlock];
-    for (int64_t l = 0; l < kBlock; ++l) d[l] = s[l] * factor;
-    store_block(out, d, first, filled);
-  });
+void store_scaled(C* e, T* out, int64_t count, C factor) {
+  if constexpr (sizeof(T) == sizeof(C)) {
+    for (int64_t j = 0; j < count; ++j) e[j] *= factor;
+  } else {
+    int64_t j = 0;
+    for (lanes_t<T> value; j + kLanes <= count; j += kLanes) {
+      load_lanes(e + j, value);
+      value *= factor;
+      store_lanes(out + j, value);
+    }
+    for (; j < count; ++j) store_as(out[j], e[j] * factor);
+  }
 }
 
 // Competitors that are not below the positive, and the best of them.

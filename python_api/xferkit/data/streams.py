@@ -22,8 +22,11 @@ __all__ = ["BatchStream", "DomainData", "DomainStream", "Draw"]
 class Draw(Protocol):
     """One batch as it was drawn, of which every process and every accumulation step takes its shard."""
 
-    def shard(self, index: int = 0, num_shards: int = 1, replicas: int = 1) -> DomainBatch:
-        """Shard ``index`` of ``num_shards``, with the counts of the whole batch divided by ``replicas``."""
+    def shard(self, index: int = 0, num_shards: int = 1, replicas: int = 1) -> Any:
+        """Shard ``index`` of ``num_shards``, with the counts of the whole batch divided by ``replicas``.
+
+        A :class:`DomainBatch`, or what else the stream's method reads and has ``to(device)``.
+        """
         ...
 
 
@@ -34,7 +37,7 @@ class BatchStream(Protocol):
         """Advance by one batch."""
         ...
 
-    def next(self) -> DomainBatch:
+    def next(self) -> Any:
         """The next batch, whole."""
         ...
 

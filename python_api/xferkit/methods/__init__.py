@@ -1,6 +1,7 @@
 """Methods: a model, its objectives and the order of their updates, by name."""
 
 from xferkit.methods.classifier import ClassifierMethod, ClassifierSpec, TargetTexts
+from xferkit.methods.dual_encoder import DualEncoderConfig, DualEncoderMethod
 from xferkit.methods.gate_weighted import GateWeightedConfig, GateWeightedPooling
 from xferkit.methods.man_moe import MANMoE, build_man_moe_model
 from xferkit.methods.pooled import Pooled, PooledConfig
@@ -23,6 +24,8 @@ __all__ = [
     "ClassifierMethod",
     "ClassifierSpec",
     "DomainBatch",
+    "DualEncoderConfig",
+    "DualEncoderMethod",
     "GateWeightedConfig",
     "GateWeightedPooling",
     "Loop",

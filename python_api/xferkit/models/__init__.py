@@ -6,8 +6,16 @@ from xferkit.models.char_cnn import CharCNNEncoder
 from xferkit.models.characters import CharVocabulary
 from xferkit.models.discriminators import CNNDiscriminator, MLPDiscriminator
 from xferkit.models.dropout import FastDropout
+from xferkit.models.dual_encoder import DualEncoder, Side, make_dual_encoder
 from xferkit.models.embedder import BiLSTMBody, EmbeddedTokens, WordEmbedder, WordEncoder
 from xferkit.models.encoders import EncoderConfig, EncoderKind, make_encoder, take_apart
+from xferkit.models.hashed_text import (
+    HashedEncoderConfig,
+    HashedTextEncoder,
+    HashedTexts,
+    HashedWordEmbedder,
+    HashedWords,
+)
 from xferkit.models.inputs import Spellings, TokenSequences
 from xferkit.models.layout import TokenLayout
 from xferkit.models.moe import Bags, MixtureOfExperts, MixtureOutput
@@ -32,11 +40,17 @@ __all__ = [
     "CharVocabulary",
     "ClassifierOutput",
     "DotProductAttention",
+    "DualEncoder",
     "EmbeddedTokens",
     "Encoder",
     "EncoderConfig",
     "EncoderKind",
     "FastDropout",
+    "HashedEncoderConfig",
+    "HashedTextEncoder",
+    "HashedTexts",
+    "HashedWordEmbedder",
+    "HashedWords",
     "MLPDiscriminator",
     "MLPPredictor",
     "MixtureOfExperts",
@@ -45,11 +59,13 @@ __all__ = [
     "PrivateExperts",
     "PrivatePerDomain",
     "SharedPrivateClassifier",
+    "Side",
     "Spellings",
     "TokenLayout",
     "TokenSequences",
     "WordEmbedder",
     "WordEncoder",
+    "make_dual_encoder",
     "make_encoder",
     "resolve_ops",
     "segment_max",

@@ -14,7 +14,7 @@ from xferkit.data.readers.labels import LabelTable
 from xferkit.data.readers.table import NO_TEXT, TagChecker, WantedColumn, wanted_columns
 from xferkit.data.records import Record
 
-__all__ = ["ValueChecker", "read_jsonl"]
+__all__ = ["ValueChecker", "decode_object", "kind_of", "make_decoder", "read_jsonl", "unwritable"]
 
 _EXPECTED = "a JSON object on each line"
 
@@ -22,7 +22,7 @@ _EXPECTED = "a JSON object on each line"
 def read_jsonl(blocks: Iterator[Block], job: ReadJob, tally: Tally) -> Iterator[Record]:
     """A record per object; blank lines are none."""
     checker = ValueChecker(job, "key")
-    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
+    decoder = make_decoder()
     for block in blocks:
         flaws = block.flaws
         for number, line in enumerate(block.lines, block.start):
@@ -41,13 +41,18 @@ def read_jsonl(blocks: Iterator[Block], job: ReadJob, tally: Tally) -> Iterator[
 
 
 def _record(decoder: json.JSONDecoder, checker: ValueChecker, number: int, line: str) -> Record | Flaw:
-    value = _decoded(decoder, line)
+    value = decode_object(decoder, line)
     if isinstance(value, Flaw):
         return value
     names = checker.find(value)
     if isinstance(names, Flaw):
         return names
     return checker.values(number, [value[name] for name in names], "\\u" in line)
+
+
+def make_decoder() -> json.JSONDecoder:
+    """A decoder that refuses what is no JSON, and a key twice."""
+    return json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 class _NotJSON(ValueError):
@@ -67,7 +72,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise _NotJSON(f"{name}, which is no JSON")
 
 
-def _decoded(decoder: json.JSONDecoder, line: str) -> dict[str, Any] | Flaw:
+def decode_object(decoder: json.JSONDecoder, line: str) -> dict[str, Any] | Flaw:
+    """The object of a line, or what is wrong with it."""
     try:
         value = decoder.decode(line)
     except json.JSONDecodeError as error:
@@ -81,10 +87,11 @@ def _decoded(decoder: json.JSONDecoder, line: str) -> dict[str, Any] | Flaw:
         return Flaw("not JSON", "a number with too many digits", _EXPECTED)
     if isinstance(value, dict):
         return value
-    return Flaw("no object", f"{_kind(value)} instead of an object", _EXPECTED)
+    return Flaw("no object", f"{kind_of(value)} instead of an object", _EXPECTED)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What a value is, for a sentence."""
     if value is None:
         return "null"
     kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
@@ -130,7 +137,7 @@ class ValueChecker:
             if isinstance(value, Flaw):
                 return value
         if odd:
-            flaw = _unwritable(values)
+            flaw = unwritable(values)
             if flaw is not None:
                 return flaw
         return self._tagged(line, values) if self._tagging else self._classified(line, values)
@@ -152,35 +159,35 @@ class ValueChecker:
     def _classified(self, line: int, values: list[Any]) -> Record | Flaw:
         text = values[0]
         if not isinstance(text, str):
-            return Flaw("no text", f"the text is {_kind(text)}", "a string")
+            return Flaw("no text", f"the text is {kind_of(text)}", "a string")
         if not text or text.isspace():
             return NO_TEXT
         if len(values) == 1:
             return Record((), None, line, text)
         raw = _label_text(values[1])
         if raw is None:
-            return Flaw("no label", f"the label is {_kind(values[1])}", "a string or an integer")
+            return Flaw("no label", f"the label is {kind_of(values[1])}", "a string or an integer")
         label = self._labels.check(raw)
         return label if isinstance(label, Flaw) else Record((), label, line, text)
 
     def _tagged(self, line: int, values: list[Any]) -> Record | Flaw:
         tokens = values[0]
         if not isinstance(tokens, list):
-            return Flaw("no tokens", f"the tokens are {_kind(tokens)}", "a list of strings")
+            return Flaw("no tokens", f"the tokens are {kind_of(tokens)}", "a list of strings")
         for token in tokens:
             if not isinstance(token, str) or not token:
-                what = "an empty string" if token == "" else _kind(token)
+                what = "an empty string" if token == "" else kind_of(token)
                 return Flaw("no token", f"a token is {what}", "strings of at least one character")
         if len(values) == 1:
             return self._tagger.record(line, tokens, None)
         if not isinstance(values[1], list):
-            return Flaw("no tags", f"the tags are {_kind(values[1])}", "a list with a tag for each token")
+            return Flaw("no tags", f"the tags are {kind_of(values[1])}", "a list with a tag for each token")
         tags = [_label_text(tag) for tag in values[1]]
         for tag, raw in zip(values[1], tags, strict=True):
             if isinstance(tag, Flaw):
                 return tag
             if raw is None:
-                return Flaw("no tag", f"a tag is {_kind(tag)}", "strings or integers")
+                return Flaw("no tag", f"a tag is {kind_of(tag)}", "strings or integers")
         return self._tagger.record(line, tokens, [raw for raw in tags if raw is not None])
 
 
@@ -191,7 +198,7 @@ def _label_text(value: Any) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _unwritable(values: list[Any]) -> Flaw | None:
+def unwritable(values: list[Any]) -> Flaw | None:
     r"""``\ud800`` and ``\u0000`` are JSON, but no text that could be written again or that other readers take."""
     for value in values:
         for text in value if isinstance(value, list) else [value]:

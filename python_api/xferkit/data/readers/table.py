@@ -13,7 +13,18 @@ from xferkit.data.readers.rows import Rows
 from xferkit.data.readers.text import too_many_tokens
 from xferkit.data.records import Record
 
-__all__ = ["LABEL_NAMES", "TAGS_NAMES", "TEXT_NAMES", "TOKENS_NAMES", "read_table", "wanted_columns"]
+__all__ = [
+    "LABEL_NAMES",
+    "TAGS_NAMES",
+    "TEXT_NAMES",
+    "TOKENS_NAMES",
+    "Layout",
+    "WantedColumn",
+    "find_layout",
+    "missing_column",
+    "read_table",
+    "wanted_columns",
+]
 
 TEXT_NAMES = ("text", "sentence", "utterance", "tokens")
 LABEL_NAMES = ("label", "class", "intent")
@@ -31,6 +42,12 @@ class WantedColumn:
     argument: str
     given: str | int | None
     names: tuple[str, ...]
+    remedy: str = ""
+
+    @property
+    def otherwise(self) -> str:
+        """How a person says which column it is."""
+        return self.remedy or f"Columns({self.argument}=...)"
 
     def among(self, names: list[str]) -> str | None:
         """The name under which it is there: the one given, exactly; else the first default, in any case."""
@@ -69,13 +86,15 @@ def missing_column(job: ReadJob, line: int, column: WantedColumn, names: list[st
         job.path,
         line,
         f"no {kind} {wanted} among {shown_list(names)}{near}{hint}",
-        f"it, or Columns({column.argument}=...) with the name of another {kind}",
+        f"it, or {column.otherwise} with the name of another {kind}",
         reason=f"missing {kind}",
     )
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
+    """The columns of a table: places of the wanted ones, the number of all, and the names where there is a header."""
+
     places: list[int]  # of the wanted columns
     width: int
     names: list[str] | None  # None: no header
@@ -99,13 +118,18 @@ def read_table(rows: Rows, job: ReadJob, tally: Tally) -> Iterator[Record]:
     first = next(numbered, None)
     if first is None:
         return
-    layout = _layout(job, wanted, *first)
+    layout = find_layout(job, wanted, *first)
     rows.most = layout.width
     parse = _taggings if job.task == "tagging" else _classifications
     yield from parse(numbered if layout.names else chain([first], numbered), layout, job, tally)
 
 
-def _layout(job: ReadJob, wanted: list[WantedColumn], line: int, cells: list[str] | Flaw) -> _Layout:
+def find_layout(job: ReadJob, wanted: list[WantedColumn], line: int, cells: list[str] | Flaw) -> Layout:
+    """Where the wanted columns are, from the first row.
+
+    Raises:
+        DataError: it does not tell, or is malformed itself.
+    """
     if isinstance(cells, Flaw):
         # Without the first row there is no telling what the others hold.
         raise job.error(line, cells)
@@ -127,7 +151,7 @@ def _is_header(job: ReadJob, line: int, wanted: list[WantedColumn], names: list[
     raise missing_column(job, line, missing, names, "column")
 
 
-def _named(job: ReadJob, line: int, wanted: list[WantedColumn], names: list[str]) -> _Layout:
+def _named(job: ReadJob, line: int, wanted: list[WantedColumn], names: list[str]) -> Layout:
     places = []
     for column in wanted:
         if isinstance(column.given, int):
@@ -141,19 +165,19 @@ def _named(job: ReadJob, line: int, wanted: list[WantedColumn], names: list[str]
                 job.path,
                 line,
                 f"the header names the column {shown(name)} twice",
-                f"one such column, or Columns({column.argument}=...) with a number",
+                f"one such column, or {column.otherwise} with a number",
                 reason="column named twice",
             )
         places.append(names.index(name))
-    return _Layout(places, len(names), names)
+    return Layout(places, len(names), names)
 
 
-def _numbered(job: ReadJob, line: int, wanted: list[WantedColumn], width: int) -> _Layout:
+def _numbered(job: ReadJob, line: int, wanted: list[WantedColumn], width: int) -> Layout:
     if any(column.given is not None for column in wanted):
         places = [_place(job, line, column, width, i) for i, column in enumerate(wanted)]
-        return _Layout(places, width, None)
+        return Layout(places, width, None)
     # Nothing says what a third column would be.
-    return _Layout(list(range(len(wanted))), 2 if job.labelled else width, None)
+    return Layout(list(range(len(wanted))), 2 if job.labelled else width, None)
 
 
 def _place(job: ReadJob, line: int, column: WantedColumn, width: int, default: int = 0) -> int:
@@ -171,7 +195,7 @@ def _place(job: ReadJob, line: int, column: WantedColumn, width: int, default: i
 
 
 def _classifications(
-    rows: Iterator[tuple[int, list[str] | Flaw]], layout: _Layout, job: ReadJob, tally: Tally
+    rows: Iterator[tuple[int, list[str] | Flaw]], layout: Layout, job: ReadJob, tally: Tally
 ) -> Iterator[Record]:
     width, text_at = layout.width, layout.places[0]
     label_at = layout.places[1] if job.labelled else -1
@@ -202,7 +226,7 @@ def _classifications(
 
 
 def _taggings(
-    rows: Iterator[tuple[int, list[str] | Flaw]], layout: _Layout, job: ReadJob, tally: Tally
+    rows: Iterator[tuple[int, list[str] | Flaw]], layout: Layout, job: ReadJob, tally: Tally
 ) -> Iterator[Record]:
     width, tokens_at = layout.width, layout.places[0]
     tagger = TagChecker(job)
