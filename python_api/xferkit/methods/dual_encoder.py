@@ -93,7 +93,9 @@ class DualEncoderMethod:
               + \sum_{j \notin G_i} e^{s \varphi(u_i, v_j)}}
 
     for ``direction="s2t"`` (u and v exchanged: ``"t2s"``; the mean of both: ``"both"``), where :math:`G_i` are the
-    pairs that share a text with pair i. Equation 1 of Chidambaram, Yang, Cer, Yuan, Sung, Strope and Kurzweil, "Learning
+    pairs that share a text with pair i.
+
+    Equation 1 of Chidambaram, Yang, Cer, Yuan, Sung, Strope and Kurzweil, "Learning
     Cross-Lingual Sentence Representations via a Multi-task Dual-Encoder Model" (RepL4NLP 2019), whose translation task
     this is; there s = 1, m = 0 and nothing is normalised.
 
