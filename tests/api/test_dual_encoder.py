@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
 import zlib
 from pathlib import Path
@@ -179,7 +178,7 @@ def test_a_stream_goes_on_where_it_stood() -> None:
         one.draw().shard(0, 2)
 
 
-# ---- retrieval by shared words, and training
+# ---- retrieval by shared words
 
 
 def test_overlap_by_hand() -> None:
@@ -189,41 +188,3 @@ def test_overlap_by_hand() -> None:
     assert overlap_ranks([], []).shape == (0,)
     with pytest.raises(ValueError, match="a key for each of 2"):
         overlap_ranks(["a", "b"], ["a"])
-
-
-def _write(path: Path, texts: tuple[list[str], list[str]]) -> str:
-    rows = "".join(f"{a}\t{b}\n" for a, b in zip(*texts, strict=True))
-    path.write_text("aa\tbb\n" + rows)
-    return f"aa-bb={path}"
-
-
-def test_the_example_learns_a_toy_language(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "examples"))
-    example = importlib.import_module("train_dual_encoder")
-    train = _write(tmp_path / "train.tsv", _toy(600))
-    dev, test = (_write(tmp_path / f"{seed}.tsv", _toy(100, seed)) for seed in (1, 2))
-    command = [
-        "--train",
-        train,
-        "--dev",
-        dev,
-        "--test",
-        test,
-        "--steps",
-        "30",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    assert example.main(command) == 0
-    (found,) = json.loads((tmp_path / "run/results.json").read_text()).values()
-    assert found["dual encoder"]["P@1"] > 80 and found["dual encoder, back"]["P@1"] > 80
-    assert found["shared words"]["P@1"] == 0.0
-    assert example.main(command) == 0  # goes on from the end: nothing to train
-    (again,) = json.loads((tmp_path / "run/results.json").read_text()).values()
-    assert again == found
-    (tmp_path / "2.tsv").write_text("aa\tbb\nonly one\n")
-    capsys.readouterr()
-    assert example.main(command) == 2
-    assert "2.tsv:2" in capsys.readouterr().err

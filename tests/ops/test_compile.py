@@ -98,12 +98,22 @@ def test_dynamic_batch_sizes_do_not_recompile() -> None:
             xfercore.linear_grad_reverse,
             lambda rows: (leaf(rows, 4), *linear, torch.rand(rows)),
         ),
+        "inbatch_softmax_loss": (_ranked, lambda rows: (leaf(rows, 4), leaf(rows + 3, 4), leaf(rows, 2, 4))),
+        "topk_similarity": (_nearest, lambda rows: (torch.randn(rows, 4), torch.randn(rows + 3, 4))),
     }
     cases |= {name: (function, _gram_of_rows(name)) for name, function in _surgery_functions().items()}
     assert set(cases) == set(OP_SPECS)
     for name, (function, make) in cases.items():
         torch._dynamo.reset()
         assert _recompilations(function, _batches(make), dynamic=True) == 0, name
+
+
+def _ranked(u: Tensor, v: Tensor, hard_neg: Tensor) -> Tensor:
+    return xfercore.inbatch_softmax_loss(u, v, hard_neg=hard_neg, hard_neg_scope="all", symmetric=True)
+
+
+def _nearest(queries: Tensor, keys: Tensor) -> Tensor:
+    return xfercore.topk_similarity(queries, keys, 5, csls=2)[0]
 
 
 def _surgery_functions() -> dict[str, Callable[..., Any]]:

@@ -10,9 +10,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xferkit.cli.console import heading, note, show_table, warn
 from xferkit.cli.errors import FAILED
+
+if TYPE_CHECKING:
+    from xferkit.runs.config import PairRunConfig
 
 __all__ = ["demo", "doctor", "evaluate", "predict", "report", "table", "train"]
 
@@ -30,6 +34,10 @@ def train(words: Sequence[str]) -> int:
     config = make_run_config(values)
     if config.out is None:
         raise ValueError("--out is missing; expected the folder that the run goes to, --out DIR")
+    from xferkit.runs.config import PairRunConfig
+
+    if isinstance(config, PairRunConfig):
+        return _train_pairs(config)
     with reading_bars() as watch:
         result = run_training(config, say=note, warn=warn, watch=watch)
     if int(os.environ.get("RANK", "0")) > 0:
@@ -43,6 +51,24 @@ def train(words: Sequence[str]) -> int:
     show_table(header, rows, numbers=5)
     model = Path(config.out) / f"seed-{next(iter(result.seeds))}" / "model"
     note(f"The run is in {config.out}; next: xferkit report {config.out}, or xferkit predict {model} FILE")
+    return 0
+
+
+def _train_pairs(config: PairRunConfig) -> int:
+    from xferkit.cli.progress import reading_bars
+    from xferkit.runs.pairs.training import run_pair_training
+
+    with reading_bars() as watch:
+        result = run_pair_training(config, say=note, warn=warn, watch=watch)
+    rows = []
+    for s in result.summaries:
+        interval = f"{_percent(s.interval.low)} to {_percent(s.interval.high)}" if s.interval.n > 1 else "-"
+        others = ["-" if value is None else _percent(value) for value in (s.words, s.grams)]
+        figures = [_percent(s.interval.mean), interval, _percent(s.mrr), *others]
+        rows.append([f"{s.role} {s.name}", *figures, f"{s.texts:,}", str(s.interval.n)])
+    header = ["set", "P@1", "95 % interval", "MRR", "shared words", "shared n-grams", "texts", "seeds"]
+    show_table(header, rows, numbers=7)
+    note(f"The run is in {result.out}; its models are read by xferkit.runs.pairs.model.TextEncoder.")
     return 0
 
 

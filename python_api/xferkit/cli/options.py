@@ -178,7 +178,9 @@ def _value(name: str, given: list[str], table: Mapping[str, Option]) -> str:
 
         if len(given) == 1 and given[0].startswith("{"):
             return given[0]
-        return json.dumps({str(k): v for k, v in parse_named_files(given, argument=name).items()})
+        shared = "select_by" in table  # a run on pairs of texts: a file may hold several languages
+        named = parse_named_files(given, argument=name, shared=shared)
+        return json.dumps({str(k): v for k, v in named.items()})
     if _is_list(table[key].kind):
         if len(given) == 1 and given[0].startswith("["):
             return given[0]

@@ -57,7 +57,7 @@ class CorpusKey:
 
 
 def parse_named_files(
-    arguments: Iterable[str], *, task: str = "", argument: str = "files"
+    arguments: Iterable[str], *, task: str = "", argument: str = "files", shared: bool = False
 ) -> dict[CorpusKey, str]:
     """Files by key, from arguments such as ``en=en.tsv``, ``en/books=books.tsv``, ``pos:en=en.conllu``.
 
@@ -65,6 +65,7 @@ def parse_named_files(
         arguments: each a key (see :class:`CorpusKey`), ``=`` and a file or folder.
         task: for keys that name none.
         argument: what the person who wrote them calls them, for the sentences.
+        shared: a file may be given under several keys, as it holds several things.
 
     Raises:
         DataError: one is not of that form, a key comes twice, a file comes twice, or a file is missing; the
@@ -92,7 +93,7 @@ def parse_named_files(
                 f"{argument}: {printable(path)} (for {str(key)!r}) does not exist{_near(path)}; expected a file"
             )
         real = os.path.realpath(path)
-        if real in owner:
+        if real in owner and not shared:
             raise DataError(
                 f"{argument}: {printable(path)} is given for {str(owner[real])!r} and for {str(key)!r}; expected each "
                 "file once"

@@ -7,17 +7,20 @@ method brings stands under ``options.``, as it is the method that knows them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from xferkit.data.records import Columns
 from xferkit.methods import method_config, method_names
 from xferkit.models.encoders import EncoderConfig
-from xferkit.runs.schema import Option, build, nearest, options_of, plain
+from xferkit.runs.pairs.config import PAIR_METHODS, PairRunConfig, check_numbers
+from xferkit.runs.schema import Option, build, flat_values, nearest, run_table
 from xferkit.trainers import TrainerConfig
 
 __all__ = [
     "IGNORED_BY_IDENTITY",
+    "AnyRunConfig",
+    "PairRunConfig",
     "RunConfig",
     "VocabularyConfig",
     "make_run_config",
@@ -156,39 +159,17 @@ class RunConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(
-                f"seeds must be different numbers, 0 or more, at least one, got {list(self.seeds)}"
-            )
-        for name, least in (
-            ("steps", 1),
-            ("batch_size", 1),
-            ("workers", 0),
-            ("bucket", 0),
-            ("max_tokens", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0.0 < self.dev_share < 1.0:
-            raise ValueError(f"dev_share must lie between 0 and 1, got {self.dev_share}")
+        check_numbers(self, steps=1, batch_size=1, workers=0, bucket=0, max_tokens=1)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
     def values(self) -> dict[str, Any]:
         """All settings, flat, as values that JSON and YAML hold."""
-        bare = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"}
-        flat: dict[str, Any] = {}
-        for name, value in bare.items():
-            if is_dataclass(value):
-                flat |= {f"{name}.{key}": v for key, v in plain(value).items()}
-            elif name == "seeds":
-                flat[name] = list(value)
-            else:
-                flat[name] = dict(value) if isinstance(value, Mapping) else value
-            if name == "encoder" and self.options is not None:  # in the order of the options
-                flat |= {f"options.{key}": v for key, v in plain(self.options).items()}
-        return flat
+        return flat_values(self)
+
+
+#: Settings of a run, whatever its kind.
+AnyRunConfig = RunConfig | PairRunConfig
 
 
 def method_key(name: str) -> str:
@@ -198,7 +179,7 @@ def method_key(name: str) -> str:
         ValueError: there is no such method; the sentence has the nearest one and all others.
     """
     key = name.replace("-", "_")
-    known = [known for known in method_names() if known not in _NAMES_OF_SOURCES]
+    known = [known for known in (*method_names(), *PAIR_METHODS) if known not in _NAMES_OF_SOURCES]
     if key not in known:
         listed = ", ".join(n.replace("_", "-") for n in known)
         if not name:
@@ -207,29 +188,32 @@ def method_key(name: str) -> str:
     return key
 
 
+def _kinds(key: str) -> tuple[type[AnyRunConfig], type]:
+    """The dataclasses of a run of the method, and of the method's own settings."""
+    if key in PAIR_METHODS:
+        return PairRunConfig, PAIR_METHODS[key]
+    return RunConfig, method_config(key)
+
+
 def run_options(method: str) -> dict[str, Option]:
     """All options of a run of `method`, by key; those of the method itself under ``options.``.
 
     Raises:
         ValueError: there is no such method.
     """
-    key = method_key(method)
-    table = options_of(RunConfig, skip=("options",))
-    own = options_of(method_config(key), "options.")
-    ordered: dict[str, Option] = {}
-    for name, option in table.items():
-        if name.startswith("trainer.") and not any(k in ordered for k in own):
-            ordered |= own
-        ordered[name] = option
-    return ordered | own
+    return run_table(*_kinds(method_key(method)))
 
 
-def make_run_config(values: Mapping[str, Any]) -> RunConfig:
+def make_run_config(values: Mapping[str, Any]) -> AnyRunConfig:
     """A configuration from flat values (see :func:`run_options`); what is missing takes its default.
+
+    Returns:
+        A :class:`RunConfig`, or for methods of pairs of texts a :class:`PairRunConfig`.
 
     Raises:
         ValueError: a value out of its range, or no such method.
     """
     method = method_key(str(values.get("method", "")))
-    options: Any = build(method_config(method), values, "options.")
-    return build(RunConfig, {**values, "method": method}, options=options)
+    kind, own = _kinds(method)
+    options: Any = build(own, values, "options.")
+    return build(kind, {**values, "method": method}, options=options)

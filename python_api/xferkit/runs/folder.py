@@ -18,7 +18,7 @@ from typing import Any
 
 from xferkit.checkpoints import locked_folder
 from xferkit.files import free_name, remove_left_overs, write_atomic
-from xferkit.runs.config import IGNORED_BY_IDENTITY, RunConfig, run_options
+from xferkit.runs.config import IGNORED_BY_IDENTITY, AnyRunConfig, run_options
 from xferkit.runs.environment import hardware, source_commit, versions
 from xferkit.runs.files import dump_yaml, read_sealed, write_sealed
 from xferkit.runs.schema import nested
@@ -89,7 +89,7 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: Path, config: RunConfig, files: Sequence[InputFile], say: Say, warn: Say | None = None
+        self, path: Path, config: AnyRunConfig, files: Sequence[InputFile], say: Say, warn: Say | None = None
     ) -> None:
         self.path, self.config, self.files = path, config, tuple(files)
         self._say, self._warn = say, warn or say

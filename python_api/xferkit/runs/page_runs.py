@@ -18,6 +18,7 @@ from xferkit.report.format import duration, percent
 from xferkit.report.svg import Bar, BarPanel, Row, bar_panels
 from xferkit.runs.files import read_sealed
 from xferkit.runs.folder import read_run
+from xferkit.runs.pairs.config import PAIR_METHODS
 from xferkit.runs.seed import SeedResult
 
 __all__ = ["LoadedRun", "load_run", "run_section"]
@@ -66,9 +67,14 @@ def load_run(path: Path) -> LoadedRun:
     """Read a run's folder.
 
     Raises:
-        ValueError: no run, a damaged one, or one without a finished seed.
+        ValueError: no run, a damaged one, one on pairs of texts, or one without a finished seed.
     """
     content = read_run(path)
+    if content["method"] in PAIR_METHODS:
+        raise ValueError(
+            f"{path} is a run on pairs of texts, for which there is no page yet; its scores are under results in "
+            f"{path / 'run.json'}"
+        )
     results: dict[int, SeedResult] = {}
     for seed in content["seeds"]:
         file = path / f"seed-{seed}" / "result.json"

@@ -16,7 +16,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Option", "build", "checked_value", "flatten", "nearest", "nested", "options_of", "plain"]
+__all__ = [
+    "Option",
+    "build",
+    "checked_value",
+    "flat_values",
+    "flatten",
+    "nearest",
+    "nested",
+    "options_of",
+    "plain",
+    "run_table",
+]
 
 T = TypeVar("T")
 
@@ -115,6 +126,35 @@ def plain(config: Any) -> dict[str, Any]:
         return value
 
     return {key: simple(value) for key, value in _leaves(config).items()}
+
+
+def flat_values(config: Any) -> dict[str, Any]:
+    """All settings of a run, flat, as values that JSON and YAML hold; those of its method behind its encoder's."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "options":
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            flat |= {f"{field.name}.{key}": v for key, v in plain(value).items()}
+        elif isinstance(value, (tuple, list)):
+            flat[field.name] = list(value)
+        else:
+            flat[field.name] = dict(value) if isinstance(value, Mapping) else value
+        if field.name == "encoder" and config.options is not None:  # in the order of the options
+            flat |= {f"options.{key}": v for key, v in plain(config.options).items()}
+    return flat
+
+
+def run_table(kind: type, method: type) -> dict[str, Option]:
+    """All options of a run: those of its dataclass `kind`, and under ``options.`` those of its method's settings."""
+    own = options_of(method, "options.")
+    ordered: dict[str, Option] = {}
+    for name, option in options_of(kind, skip=("options",)).items():
+        if name.startswith("trainer.") and not any(k in ordered for k in own):
+            ordered |= own
+        ordered[name] = option
+    return ordered | own
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

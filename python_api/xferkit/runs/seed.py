@@ -16,7 +16,7 @@ from xferkit.data.seeding import derive_seed, seeded
 from xferkit.data.streams import BatchStream, DomainData, DomainStream
 from xferkit.files import free_name
 from xferkit.methods import ClassifierMethod
-from xferkit.runs.config import IGNORED_BY_IDENTITY, RunConfig
+from xferkit.runs.config import IGNORED_BY_IDENTITY, AnyRunConfig, RunConfig
 from xferkit.runs.corpus import EvalSet, RunCorpus
 from xferkit.runs.folder import InputFile, RunFolder
 from xferkit.runs.pipeline import MODEL_KIND, Blueprint, Pipeline
@@ -75,7 +75,7 @@ def make_plan(config: RunConfig, corpus: RunCorpus) -> Plan:
     return Plan(steps, batch_size, trainer, f"{steps:,} steps ({why}) with {batch_size} texts of {whose}")
 
 
-def run_identity(config: RunConfig, files: Sequence[InputFile]) -> dict[str, str]:
+def run_identity(config: AnyRunConfig, files: Sequence[InputFile]) -> dict[str, str]:
     """What checkpoints belong to: settings that decide the result, and the content of the files."""
     values = {k: v for k, v in config.values().items() if k not in IGNORED_BY_IDENTITY}
     content = [[f.role, f.language, f.sha256] for f in files]

@@ -139,6 +139,7 @@ def _train_alone(settings: Mapping[str, Any], seed: int) -> None:
 
     torch.set_num_threads(1)
     config = make_run_config(settings)
+    assert isinstance(config, RunConfig)  # the settings are those of one
     if config.trainer.progress == "auto":  # bars of several processes would overwrite each other
         config = replace(config, trainer=replace(config.trainer, progress="plain"))
     inputs, files = plan_inputs(config, _silent, _silent)

@@ -1,0 +1,1 @@
+"""Runs on pairs of texts: configuration, reading, training, retrieval scores, models and their page."""
