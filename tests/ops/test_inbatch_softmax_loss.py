@@ -316,6 +316,12 @@ def test_gradients_of_a_leaf_add_up() -> None:
     once = u.grad.clone()
     loss.backward()
     torch.testing.assert_close(u.grad, 2 * once)
+    loss = xfercore.inbatch_softmax_loss(u, v)
+    for place in range(3):  # the receiver may write to what it was given
+        u.grad = None
+        loss.backward(retain_graph=place < 2)
+        torch.testing.assert_close(u.grad, once)
+        u.grad.data.zero_()
     (direct,) = torch.autograd.grad(xfercore.inbatch_softmax_loss(u, v), u)
     assert not direct.requires_grad
 

@@ -28,6 +28,8 @@ BAD: dict[str, dict[str, Any]] = {
     "target": {"targets": torch.tensor([0, 5])},
     "ids": {"doc_ids": torch.zeros(3, dtype=torch.int64)},
     "scale": {"scale": "big"},
+    "flag": {"normalize": 1},
+    "grad": {"symmetric": True, "u": torch.zeros(2, DIM, requires_grad=True)},
     "dim": {"u": torch.zeros(2, DIM - 1), "v": torch.zeros(2, DIM - 1)},
 }
 
@@ -79,8 +81,22 @@ def run_case(rank: int, world: int, number: int) -> dict[str, Tensor | None]:
     }  # fmt: skip
 
 
+def run_autocast(rank: int) -> list[Tensor]:
+    """Loss and gradient of both directions under autocast, from embeddings of two dtypes."""
+    rng = torch.Generator().manual_seed(rank)
+    u = torch.randn(4, 16, generator=rng).requires_grad_()
+    v = torch.randn(4, 16, generator=rng).bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = xfercore.inbatch_softmax_loss(u, v, symmetric=True, scale=0.3, group=dist.group.WORLD)
+    return [loss.detach(), *torch.autograd.grad(loss, (u, v))]
+
+
 def refusal(rank: int, name: str) -> str:
-    arguments: dict[str, Any] = {"u": torch.zeros(2, DIM), "v": torch.zeros(2, DIM)}
+    arguments: dict[str, Any] = {
+        "u": torch.zeros(2, DIM),
+        "v": torch.zeros(2, DIM),
+        "symmetric": name == "grad",
+    }
     if rank == 1:
         arguments |= BAD[name]
     try:
@@ -94,6 +110,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world)
     results = {
+        "autocast": run_autocast(rank),
         "cases": [run_case(rank, world, number) for number in range(len(CASES))],
         "refusals": {name: refusal(rank, name) for name in BAD},
     }

@@ -104,10 +104,29 @@ def test_ranks_and_argmax_are_those_of_all_documents(ranks: list[dict[str, Any]]
                     assert torch.equal(actual, rows)
 
 
+def test_autocast_casts_before_anything_is_gathered(ranks: list[dict[str, Any]]) -> None:
+    inputs = []
+    for rank in range(len(ranks)):
+        rng = torch.Generator().manual_seed(rank)
+        u, v = torch.randn(4, 16, generator=rng), torch.randn(4, 16, generator=rng)
+        inputs.append([t.bfloat16().double().requires_grad_() for t in (u, v)])
+    u, v = (torch.cat([pair[side] for pair in inputs]) for side in (0, 1))
+    rows = reference.inbatch_softmax_loss(u, v, symmetric=True, scale=0.3, reduction="none")
+    losses = [part.mean() for part in rows.split(4)]
+    torch.stack(losses).sum().backward()
+    for (loss, grad_u, grad_v), wanted, pair in zip(
+        (rank["autocast"] for rank in ranks), losses, inputs, strict=True
+    ):
+        torch.testing.assert_close(loss.double(), wanted.detach(), rtol=1e-5, atol=1e-6)
+        for actual, leaf in ((grad_u, pair[0]), (grad_v, pair[1])):
+            torch.testing.assert_close(actual.double(), leaf.grad, rtol=2e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", worker.BAD)
 def test_what_is_wrong_on_one_rank_is_said_on_all(ranks: list[dict[str, Any]], name: str) -> None:
     for rank in ranks:
         sentence = rank["refusals"][name]
         assert sentence.startswith("inbatch_softmax_loss(): ") and "rank 1" in sentence, sentence
     words = {"empty": "at least one query", "target": "targets[1] = 5", "ids": "doc_ids", "scale": "scale"}
+    words |= {"flag": "normalize", "grad": "requires grad"}
     assert words.get(name, "dim") in ranks[0]["refusals"][name]

@@ -123,7 +123,9 @@ def check_options(
     if row_weight is not None:
         _check_weight(op, row_weight, u)
     if workspace_bytes is not None and (
-        isinstance(workspace_bytes, bool) or not isinstance(workspace_bytes, int) or workspace_bytes < 1
+        isinstance(workspace_bytes, bool)
+        or not isinstance(workspace_bytes, int)
+        or not 1 <= workspace_bytes <= 2**62
     ):
         raise ValueError(
             f"{op}(): workspace_bytes must be a positive integer or None, got {workspace_bytes!r}"

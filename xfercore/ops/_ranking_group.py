@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xfercore.ops._ranking_checks import STATS, SYMMETRIC, need_flags
+from xfercore.ops._ranking_checks import STATS, SYMMETRIC, autocasting, need_flags
 
 __all__ = ["loss_over_ranks", "report_problem"]
 
@@ -26,8 +26,11 @@ def loss_over_ranks(
     """``call`` of one rank's queries on all ranks' documents; see :func:`xfercore.inbatch_softmax_loss`."""
     u, v, hard_neg, targets, scale, margin, row_ids, doc_ids, hard_ids = arguments
     coef, symmetric, reduced, stats, workspace_bytes = options
+    if autocasting(u):  # here, for both passes of the symmetric loss, and so that half as much is gathered
+        u, v, hard_neg = (_lower(t) for t in (u, v, hard_neg))
     share = share_hard_negatives and hard_neg is not None
-    sizes = _agree(u, v, hard_neg if share else None, targets, doc_ids, scale, symmetric, group)
+    differentiable = [t for t in (u, v, hard_neg, scale) if t is not None]
+    sizes = _agree(u, v, hard_neg if share else None, targets, doc_ids, differentiable, symmetric, group)
     docs = [size[1] for size in sizes]
     mine = sum(docs[: dist.get_rank(group)])
     targets = mine + (torch.arange(u.shape[0], device=u.device) if targets is None else targets)
@@ -47,13 +50,19 @@ def loss_over_ranks(
     return _Symmetric.apply(group, stats, reduced, workspace_bytes, coef, *arguments)
 
 
+def _lower(t: Tensor | None) -> Tensor | None:
+    if t is None or t.dtype == torch.float64:
+        return t
+    return t.to(torch.get_autocast_dtype(t.device.type))
+
+
 def _agree(
     u: Tensor,
     v: Tensor,
     shared: Tensor | None,
     targets: Tensor | None,
     doc_ids: Tensor | None,
-    scale: Tensor,
+    differentiable: Sequence[Tensor],
     symmetric: bool,
     group: Any,
 ) -> list[list[int]]:
@@ -62,6 +71,8 @@ def _agree(
     facts = [u.shape[0], v.shape[0], shared_rows, u.shape[1], list(_DTYPES).index(u.dtype)]
     facts += [int(shared is not None), int(doc_ids is not None), int(symmetric)]
     facts += [int(torch.is_grad_enabled() and t is not None and t.requires_grad) for t in (v, shared)]
+    # Both directions take a reduction in backward, whatever it is that requires grad.
+    facts += [int(symmetric and torch.is_grad_enabled() and any(t.requires_grad for t in differentiable))]
     table = _exchange(facts, _local_problem(u, v, targets), u.device, group)
     for rank, row in enumerate(table):
         for name, place in _MUST_AGREE.items():
@@ -91,7 +102,7 @@ def _exchange(facts: list[int], problem: str | None, device: torch.device, group
     return table
 
 
-_NUM_FACTS = 10
+_NUM_FACTS = 11
 _DTYPES = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
@@ -106,6 +117,7 @@ _MUST_AGREE = {
     "symmetric": 7,
     "whether v requires grad": 8,
     "whether hard_neg requires grad": 9,
+    "whether anything requires grad (symmetric)": 10,
 }
 
 

@@ -73,7 +73,8 @@ def inbatch_softmax_loss(
             beyond ``num_queries`` are negatives.
         scale: number or 0-dim tensor (inverse temperature), differentiable; applied in float32.
         margin: taken off the positive's similarity.
-        normalize: divide u, v and hard_neg by their lengths first, in float32, so that the similarity is a cosine.
+        normalize: divide u, v and hard_neg by their lengths first, so that the similarity is a cosine: in float32, and
+            rounded back to their dtype.
         query_ids: int64 ``[num_queries]``, the id of each query's positive. Documents and hard negatives that carry
             it are no negatives of that query (duplicates, false negatives). None: the id of its document in doc_ids.
         doc_ids: int64 ``[num_docs]``; negative: matches nothing. None with query_ids: the documents of the targets
@@ -108,11 +109,11 @@ def inbatch_softmax_loss(
     Differentiable twice in eager mode (by :mod:`xfercore.reference`, which takes the memory of the matrix).
     """
     refuse_functorch(_OP)
-    check_flags(_OP, normalize=normalize, symmetric=symmetric, return_stats=return_stats)
     if group is not None:
         check_group(_OP, group)
     ids = {"targets": targets, "query_ids": query_ids, "doc_ids": doc_ids, "hard_neg_ids": hard_neg_ids}
     try:
+        check_flags(_OP, normalize=normalize, symmetric=symmetric, return_stats=return_stats)
         check_options(
             _OP, u, v, hard_neg, ids, scale, margin, hard_neg_scope, row_weight, reduction, workspace_bytes
         )
@@ -288,7 +289,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     tensors = [value if isinstance(value, Tensor) else None for value in inputs]
     ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
     ctx.kept = needs_of(inputs[11])
-    ctx.save_for_backward(*tensors, *(output[6:] if any(ctx.kept) else ()))
+    ctx.save_for_backward(*tensors, *output[6:])
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, grad_rows: Tensor | None, *unused: Any) -> tuple[Any, ...]:
@@ -301,11 +302,18 @@ def _backward(ctx: Any, grad_loss: Tensor | None, grad_rows: Tensor | None, *unu
     needs = tuple(bool(ctx.needs_input_grad[place]) for place in _FORWARD_INPUTS)
     if grad_loss is None and grad_rows is None:
         return tuple(out)
-    enough = all(kept or not need for kept, need in zip(ctx.kept, needs, strict=True))
+    kept = getattr(ctx, "grads", saved[ctx.num_inputs :])  # None: they were handed over
+    enough = kept is not None and all(have or not need for have, need in zip(ctx.kept, needs, strict=True))
     if grad_loss is not None and grad_rows is None and enough and not torch.is_grad_enabled():
+        if hasattr(ctx, "grads") and grad_loss.device.type == "cpu" and grad_loss.item() == 1.0:
+            # Mostly backward() is called on the loss itself: its gradient of 1 is seen on the CPU, nothing is copied,
+            # and nothing kept that the receiver may write to.
+            scaled, ctx.grads = kept, None
+        else:
+            scaled = tuple(grad * grad_loss for grad in kept)
         grads = [
-            _times(grad, grad_loss).to(values[place].dtype) if need else None
-            for need, place, grad in zip(needs, _FORWARD_INPUTS, saved[ctx.num_inputs :], strict=True)
+            grad.to(values[place].dtype) if need else None
+            for need, place, grad in zip(needs, _FORWARD_INPUTS, scaled, strict=True)
         ]
     else:
         row_grad = grad_rows
@@ -320,12 +328,6 @@ def _backward(ctx: Any, grad_loss: Tensor | None, grad_rows: Tensor | None, *unu
     for place, need, grad in zip(_FORWARD_INPUTS, needs, grads, strict=True):
         out[place] = grad if need else None
     return tuple(out)
-
-
-def _times(grad: Tensor, grad_loss: Tensor) -> Tensor:
-    """Mostly backward() is called on the loss itself: on the CPU its gradient of 1 is seen, and nothing is copied."""
-    plain = type(grad_loss) is Tensor and grad_loss.device.type == "cpu" and not torch.compiler.is_compiling()
-    return grad.detach() if plain and grad_loss.item() == 1.0 else grad * grad_loss
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -368,9 +370,10 @@ class _Eager(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         with torch._C._AutoDispatchBelowAutograd():
             output = torch.ops.xfercore.inbatch_softmax_loss(*inputs)
-        _setup(ctx, inputs, output)
-        ctx.mark_non_differentiable(*output[2:])
-        return output
+        _setup(ctx, inputs, output[:6])
+        ctx.grads = output[6:]
+        ctx.mark_non_differentiable(*output[2:6])
+        return output[:6]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:

@@ -41,12 +41,14 @@ def topk_similarity(
         k: number of keys for each query, 1 to ``num_keys``.
         csls: neighbourhood of the CSLS correction for hubs (10 in the paper), 1 to the smaller of ``num_queries`` and
             ``num_keys``; None: the plain similarity.
-        normalize: divide queries and keys by their lengths first, in float32, which makes the similarity a cosine.
+        normalize: divide queries and keys by their lengths first, which makes the similarity a cosine: in float32, and
+            rounded back to their dtype.
         workspace_bytes: memory of a block of similarities; None: 8 MiB on the CPU, 1 GiB on CUDA.
 
     Returns:
         ``values [num_queries, k]``, float32 (float64 for float64), best first, and ``indices [num_queries, k]``, int64.
-        NaN comes before all numbers, as in :func:`torch.topk`; of equal values the lower index comes first.
+        NaN comes before all numbers, as in :func:`torch.topk`; of equal values the lower index comes first
+        (with csls: of those that are equal before r_i is taken off).
 
     Raises:
         ValueError: a shape, dtype, device or number that does not fit, named with its argument.

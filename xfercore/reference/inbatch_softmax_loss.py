@@ -84,7 +84,9 @@ def inbatch_softmax_loss(
         rivals = ~masked & ~positive
         rank = 1 + (rivals & ~(sim < pos_sim)).sum(1)
         best = sim.masked_fill(~rivals, -torch.inf)
-        argmax = torch.where((rivals & ~(best < pos_sim)).any(1), best.argmax(1), targets)
+        argmax = torch.where(
+            (rivals & ~(best < pos_sim)).any(1), best.argmax(1) if best.shape[1] else targets, targets
+        )
     return InBatchSoftmax(loss, lse.detach(), pos_logit.detach(), rank, argmax)
 
 
