@@ -47,6 +47,46 @@ def test_a_learned_scale_is_a_parameter_with_a_ceiling() -> None:
     assert "learned" in repr(loss)
 
 
+def test_a_scale_past_its_ceiling_comes_down_again() -> None:
+    """A clamp alone has no gradient there: the scale would stay however wrong the pairs are."""
+    loss = InBatchSoftmaxLoss(99.0, learn_scale=True)
+    with torch.no_grad():
+        loss.log_scale.fill_(math.log(101.0))
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
+    for seed in range(10):
+        optimizer.zero_grad()
+        loss(draw(32, 5), draw(32, 5, seed=seed + 1)).backward()
+        assert loss.log_scale.grad > 0
+        optimizer.step()
+    assert float(loss.scale.detach()) < 80.0
+
+
+def test_a_scale_is_set_back_between_two_losses_of_one_backward() -> None:
+    loss = InBatchSoftmaxLoss(99.0, learn_scale=True)
+    with torch.no_grad():
+        loss.log_scale.fill_(math.log(200.0))
+    u, v = draw(6, 5), draw(6, 5, seed=1)
+    (loss(u, v) + loss(v, u)).backward()
+    assert loss.log_scale.grad.abs() > 0
+    torch.testing.assert_close(float(loss.log_scale.detach()), math.log(100.0))
+
+
+def test_a_learned_scale_stays_float32_in_a_bfloat16_module() -> None:
+    loss = InBatchSoftmaxLoss(20.0, learn_scale=True).to(torch.bfloat16)
+    assert loss.scale.dtype == torch.float32
+    assert loss(draw(6, 5).bfloat16(), draw(6, 5, seed=1).bfloat16()).isfinite()
+
+
+def test_a_copy_speaks_to_the_same_group() -> None:
+    class Group:  # as a process group, it cannot be copied
+        def __deepcopy__(self, memo: Any) -> None:
+            raise TypeError("cannot be copied")
+
+    original = InBatchSoftmaxLoss(learn_scale=True, group=Group())
+    twin = copy.deepcopy(original)
+    assert twin.group is original.group and twin.log_scale is not original.log_scale
+
+
 @pytest.mark.parametrize(
     ("options", "words"), [({"scale": 0.0}, "above 0"), ({"scale": 101.0, "learn_scale": True}, "max_scale")]
 )
@@ -254,6 +294,31 @@ def test_bitext_of_nothing_and_of_one() -> None:
     for arguments, words in (({"margin": "x"}, "ratio, distance or absolute"), ({"k": 0}, "k must be")):
         with pytest.raises(ValueError, match=words):
             mine_bitext(draw(2, 3), draw(2, 3), **arguments)
+
+
+def test_bitext_among_dissimilar_neighbours() -> None:
+    """Two negative numbers have a positive ratio, which is the higher the less alike the pair is."""
+    x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[-0.2, 1.0], [-1.0, 0.2]])
+    assert len(mine_bitext(x, y, k=2).scores) == 0
+    assert mine_bitext(x, y, k=2, margin="distance").target.tolist() == [0]
+    near = mine_bitext(x, torch.tensor([[1.0, 1.0], [-1.0, 0.0]]), k=2)  # cosines 0.7 and -1
+    assert near.target.tolist() == [0] and torch.isfinite(near.scores).all()
+    alone = mine_bitext(x, torch.tensor([[0.5, 1.0], [-1.0, 0.0], [-1.0, 0.1]]), k=3)
+    assert alone.target[0] == 0
+
+
+def test_bitext_passes_over_empty_sentences() -> None:
+    """An embedding of zeros has no direction: 0 / 0 is no score, and must not come before all others."""
+    found = mine_bitext(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.1]]), k=1)
+    assert found.source.tolist() == [1] and found.target.tolist() == [1]
+    assert not found.scores.isnan().any()
+
+
+def test_hard_negatives_of_documents_without_an_id() -> None:
+    queries, docs = draw(3, 4), draw(8, 4, seed=1)
+    positives = torch.arange(3)
+    without = mine_hard_negatives(queries, docs, positives, k=2, doc_ids=torch.full((8,), -1))
+    assert torch.equal(without, mine_hard_negatives(queries, docs, positives, k=2))
 
 
 def test_hard_negatives_by_brute_force() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,10 @@ with warnings.catch_warnings():
     losses = pytest.importorskip(
         "sentence_transformers.losses", reason="sentence-transformers is an extra", exc_type=ImportError
     )
-    from sentence_transformers.util import dot_score, euclidean_sim
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import cos_sim, dot_score, euclidean_sim
+
+    from xferkit.ranking.cached_sentence_transformers import FusedCachedMultipleNegativesRankingLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Original = losses.MultipleNegativesRankingLoss
@@ -77,6 +82,7 @@ def test_settings_are_reported_as_the_original_does() -> None:
         ({"similarity_fct": euclidean_sim}, "cos_sim or dot_score, got euclidean_sim"),
         ({"directions": ("query_to_doc", "query_to_query")}, "not fused"),
         ({"directions": ("query_to_doc", "doc_to_query")}, "per_direction"),
+        ({"similarity_fct": functools.partial(cos_sim)}, "cos_sim or dot_score, got partial"),
         ({"hardness_mode": "all_negatives"}, "hardness_mode 'all_negatives' is not fused"),
     ],
 )
@@ -90,11 +96,85 @@ def test_one_column_is_not_enough() -> None:
         FusedMultipleNegativesRankingLoss(torch.nn.Identity()).compute_loss_from_embeddings(embeddings(1))
 
 
+# ---- the cached loss
+
+
+class Tower(torch.nn.Module):
+    """What a model of the package is to its losses: features in, a sentence embedding among them out."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Embedding(50, 16), torch.nn.Dropout(dropout), torch.nn.Linear(16, 8)
+        )
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        mask = features["attention_mask"].unsqueeze(-1)
+        mean = (self.layers(features["input_ids"]) * mask).sum(1) / mask.sum(1)
+        return {**features, "sentence_embedding": mean}
+
+
+def columns_of_tokens(columns: int, texts: int = 13) -> list[dict[str, Tensor]]:
+    rng = torch.Generator().manual_seed(columns)
+    made = []
+    for _ in range(columns):
+        lengths = torch.randint(1, 7, (texts, 1), generator=rng)
+        ids = torch.randint(0, 50, (texts, 6), generator=rng)
+        made.append({"input_ids": ids, "attention_mask": (torch.arange(6) < lengths).long()})
+    return made
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("columns", [2, 4])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_cached_loss_is_the_cached_original_s(
+    options: dict[str, Any], columns: int, dropout: float
+) -> None:
+    features = columns_of_tokens(columns)
+    found = []
+    for kind in (FusedCachedMultipleNegativesRankingLoss, losses.CachedMultipleNegativesRankingLoss):
+        model = SentenceTransformer(modules=[Tower(dropout)], device="cpu")
+        loss = kind(model, mini_batch_size=5, **options)
+        torch.manual_seed(1)
+        value = loss([dict(column) for column in features], torch.zeros(0))
+        (3.0 * value).backward()
+        found.append((value.detach(), [p.grad for p in model.parameters()]))
+        with torch.no_grad():
+            assert not loss([dict(column) for column in features], torch.zeros(0)).requires_grad
+    (value, grads), (wanted, wanted_grads) = found
+    torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
+    for actual, expected in zip(grads, wanted_grads, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_settings_of_the_cached_loss() -> None:
+    model = SentenceTransformer(modules=[Tower(0.0)], device="cpu")
+    ours, theirs = (
+        kind(model, mini_batch_size=4)
+        for kind in (FusedCachedMultipleNegativesRankingLoss, losses.CachedMultipleNegativesRankingLoss)
+    )
+    assert ours.get_config_dict() == theirs.get_config_dict() and ours.citation == theirs.citation
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    features = columns_of_tokens(2)
+    ours.scale = theirs.scale = 5.0  # the package lets settings be assigned
+    torch.testing.assert_close(ours(features, torch.zeros(0)), theirs(features, torch.zeros(0)))
+    with pytest.raises(ValueError, match="not fused"):
+        FusedCachedMultipleNegativesRankingLoss(model, hardness_mode="all_negatives", hardness_strength=1.0)
+
+
+def test_without_the_package_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers.losses", None)
+    monkeypatch.delitem(sys.modules, "xferkit.ranking.cached_sentence_transformers")
+    with pytest.raises(ImportError, match=r"run: pip install 'xfercore\[sentence-transformers\]'"):
+        import xferkit.ranking.cached_sentence_transformers  # noqa: F401
+
+
 @pytest.mark.slow
 def test_its_trainer_trains_with_the_loss(tmp_path: Path) -> None:
     """A model of word vectors learns which made-up words are translations of each other."""
     datasets = pytest.importorskip("datasets", reason="datasets is an extra", exc_type=ImportError)
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+    from sentence_transformers import SentenceTransformerTrainer
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
     from sentence_transformers.models import StaticEmbedding
     from tokenizers import Tokenizer, models, pre_tokenizers

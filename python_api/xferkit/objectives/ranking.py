@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -24,7 +25,8 @@ class InBatchSoftmaxLoss(nn.Module):
     Args:
         scale: factor of the similarities; where it is learned, its first value.
         learn_scale: make the scale a parameter, kept as its logarithm (CLIP, Radford et al. 2021).
-        max_scale: largest value that a learned scale takes effect with.
+        max_scale: largest value that a learned scale takes effect with. A training step that finds it above sets it
+            back (as CLIP does): clamped alone it would have no gradient there, and would never come down again.
         margin: taken off the positive's similarity.
         normalize: compare by cosine; otherwise by the plain inner product.
         symmetric: rank queries for documents as well, and take the mean of both.
@@ -68,7 +70,12 @@ class InBatchSoftmaxLoss(nn.Module):
     @property
     def scale(self) -> float | Tensor:
         """The scale in effect; a 0-dim tensor where it is learned."""
-        return self.fixed_scale if self.log_scale is None else self.log_scale.exp().clamp(max=self.max_scale)
+        if self.log_scale is None:
+            return self.fixed_scale
+        # In float32 at least, for bfloat16 rounds it by 0.4 %. The clamp stays outside the graph: it has no gradient
+        # above the ceiling, and would keep the parameter for the backward pass, though a later forward may set it back.
+        log_scale = self.log_scale.to(torch.promote_types(self.log_scale.dtype, torch.float32))
+        return (log_scale - (log_scale.detach() - math.log(self.max_scale)).clamp(min=0.0)).exp()
 
     def forward(
         self,
@@ -96,6 +103,9 @@ class InBatchSoftmaxLoss(nn.Module):
             row_weight: ``[num_queries]``, a constant weight of each row.
             return_stats: add log-sum-exp, the positive's logit, its rank and the best column.
         """
+        if self.log_scale is not None and self.training and torch.is_grad_enabled():
+            with torch.no_grad():
+                self.log_scale.clamp_(max=math.log(self.max_scale))
         return xfercore.inbatch_softmax_loss(
             u,
             v,
@@ -121,3 +131,12 @@ class InBatchSoftmaxLoss(nn.Module):
         scale = self.scale if isinstance(self.scale, float) else float(self.scale.detach())
         learned = "" if self.log_scale is None else ", learned"
         return f"scale={scale:.4g}{learned}, margin={self.margin}, symmetric={self.symmetric}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InBatchSoftmaxLoss:
+        memo[id(self.group)] = (
+            self.group
+        )  # a process group cannot be copied: the copy speaks to the same ranks
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new

@@ -43,7 +43,8 @@ def mine_bitext(
 
     where :math:`r_k` is the mean cosine to the k nearest of the other side, and f is the ratio, the difference, or the
     cosine alone. Candidates are each sentence's k nearest in both directions; every sentence is used once, the best
-    pairs first (their "max" retrieval).
+    pairs first (their "max" retrieval). The ratio is one of positive numbers: where a neighbourhood's mean is not above
+    0, a cosine above 0 scores infinity, and any other is no candidate. Nor is a score that is not a number.
 
     Args:
         source: ``[num_source, dim]``.
@@ -76,7 +77,11 @@ def mine_bitext(
     cosine = torch.cat([near_y.flatten(), near_x.flatten()])
     around = (near_y.mean(1)[sources] + near_x.mean(1)[targets]) / 2
     scores = {"ratio": cosine / around, "distance": cosine - around, "absolute": cosine}[margin]
+    if margin == "ratio":
+        limit = torch.where(cosine > 0, torch.inf, torch.nan)
+        scores = torch.where(around > 0, scores, limit.to(scores.dtype))
     order = _sorted(scores, sources, targets)
+    order = order[~scores[order].isnan()]
     chosen: list[int] = []
     used_source, used_target = set(), set()
     found = zip(order.tolist(), sources[order].tolist(), targets[order].tolist(), strict=True)
@@ -125,7 +130,8 @@ def mine_hard_negatives(
         docs: ``[num_docs, dim]``, same dtype.
         positives: int64 ``[num_queries]``, each query's own document.
         k: how many.
-        doc_ids: int64 ``[num_docs]``: documents with the id of the positive are its duplicates, never negatives.
+        doc_ids: int64 ``[num_docs]``: documents with the id of the positive are its duplicates, never negatives; below
+            0: no id, as in the loss.
         max_ratio: leave out what is more similar than this times the positive: likely another right answer.
             None: keep all.
         skip: leave out so many of the most similar first, for the same reason.
@@ -147,6 +153,8 @@ def mine_hard_negatives(
         raise ValueError(
             f"mine_hard_negatives: positives must have shape [{queries.shape[0]}], got {list(positives.shape)}"
         )
+    if positives.dtype != torch.int64:
+        raise ValueError(f"mine_hard_negatives: positives must be int64, got {positives.dtype}")
     bad = ((positives < 0) | (positives >= docs.shape[0])).nonzero()
     if bad.numel():
         row = int(bad[0])
@@ -162,7 +170,8 @@ def mine_hard_negatives(
     while waiting.numel():  # again, and further down, for those whose neighbours were mostly left out
         sims, near = xfercore.topk_similarity(x[waiting], y, looked_at, workspace_bytes=workspace_bytes)
         own = positives[waiting]
-        usable = ids[near] != ids[own].unsqueeze(1)
+        own_id = ids[own].unsqueeze(1)
+        usable = (near != own.unsqueeze(1)) & ((ids[near] != own_id) | (own_id < 0))
         if max_ratio is not None:
             own_sim = (x[waiting].to(sims.dtype) * y[own].to(sims.dtype)).sum(1, keepdim=True)
             usable &= sims <= max_ratio * own_sim

@@ -15,6 +15,11 @@ import xfercore
 
 __all__ = ["FusedMultipleNegativesRankingLoss"]
 
+
+def _name(function: Callable[..., Tensor]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
 _PLAIN, _SYMMETRIC = {"query_to_doc"}, {"query_to_doc", "doc_to_query"}
 
 
@@ -60,7 +65,7 @@ class FusedMultipleNegativesRankingLoss(nn.Module):
         name = type(self).__name__
         if not scale > 0:
             raise ValueError(f"{name}: scale must be above 0, got {scale}")
-        similarity = similarity_fct if isinstance(similarity_fct, str) else similarity_fct.__name__
+        similarity = similarity_fct if isinstance(similarity_fct, str) else _name(similarity_fct)
         if similarity not in ("cos_sim", "dot_score"):
             raise ValueError(f"{name}: similarity_fct must be cos_sim or dot_score, got {similarity}")
         asked = set(directions)
