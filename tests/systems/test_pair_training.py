@@ -88,6 +88,7 @@ def test_a_development_set_is_cut_off_where_none_is_given(data: Path, tmp_path: 
         (["--trainer.accumulation", "2"], "accumulation must be 1"),
         (["--trainer.select", "target_dev"], "target_dev"),
         (["--workers", "2"], "workers must be 0"),
+        (["--test", "bb-aa={data}/test.tsv", "--options.shared", "false"], "none was trained on bb-aa"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -97,6 +98,7 @@ def test_bad_input_is_one_sentence(
     change = [word.format(data=data) for word in change]
     if change[0] in line:
         line[line.index(change[0]) + 1] = change[1]
+        line += change[2:]
     else:
         line += change
     try:

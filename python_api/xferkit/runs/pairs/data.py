@@ -68,6 +68,15 @@ def plan_pair_files(config: PairRunConfig) -> tuple[InputFile, ...]:
                 f"--dev {name}: no training file is of that pair of languages; "
                 f"expected one of {', '.join(sorted(trained))}"
             )
+    for name in config.test:
+        pair = PairName.parse(name).pair
+        if (
+            not config.options.shared and pair not in trained
+        ):  # the other way round it would take the wrong towers
+            raise ValueError(
+                f"--test {name}: with options.shared false each side has an encoder of its own, and none was trained "
+                f"on {pair}; expected one of {', '.join(sorted(trained))}"
+            )
     return tuple(files)
 
 
