@@ -15,8 +15,11 @@ import torch
 
 from xferkit.cli import main
 from xferkit.ranking import retrieval_ranks
+from xferkit.runs.config import make_run_config, run_options
 from xferkit.runs.files import read_sealed
 from xferkit.runs.folder import read_run
+from xferkit.runs.pairs.config import PairRunConfig
+from xferkit.runs.pairs.data import read_pair_texts
 from xferkit.runs.pairs.model import TextEncoder
 
 SMALL = [
@@ -74,6 +77,30 @@ def test_a_development_set_is_cut_off_where_none_is_given(data: Path, tmp_path: 
     scores = read_sealed(out / "seed-1/result.json")["scores"]
     assert scores["dev aa-bb"]["texts"] == 60
     assert read_run(out)["facts"]["train"]["aa-bb"] <= 540
+
+
+def test_no_training_file_shares_a_text_with_a_development_set(data: Path, tmp_path: Path) -> None:
+    """The same captions in three languages: what is held out of one pair is no text of the other's training."""
+    rows = [line.split("\t") for line in (data / "train.tsv").read_text().splitlines()[1:]]
+    both = tmp_path / "three.tsv"
+    both.write_text("aa\tbb\tcc\n" + "".join(f"{a}\t{b}\t{b} q\n" for a, b in rows))
+    config = make_run_config({"method": "dual-encoder", "train": {"aa-bb": str(both), "aa-cc": str(both)}})
+    assert isinstance(config, PairRunConfig)
+    texts = read_pair_texts(config, lambda text: None, lambda text: None, None)
+    assert [len(part) for part in texts.dev] == [60, 60]
+    assert {len(part) for part in texts.train} <= {*range(470, 490)}
+    held = {text for part in texts.dev for text in part.first}
+    assert not any(text in held for part in texts.train for text in part.first)
+
+
+def test_settings_are_the_same_from_python_and_the_command_line() -> None:
+    made = make_run_config({"method": "dual-encoder", "train": {"aa-bb": "x.tsv"}})
+    shown = {name: option.default for name, option in run_options("dual-encoder").items()}
+    assert made.trainer.schedule == shown["trainer.schedule"] == "linear"
+    other = make_run_config(
+        {"method": "dual-encoder", "train": {"aa-bb": "x.tsv"}, "trainer.schedule": "constant"}
+    )
+    assert other.trainer.schedule == "constant"
 
 
 @pytest.mark.parametrize(

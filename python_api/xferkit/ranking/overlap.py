@@ -16,7 +16,7 @@ Terms = Callable[[str], list[str]]
 _ROWS = 1024  # queries whose similarities are held at a time
 
 
-def word_grams(text: str, sizes: Sequence[int] = (3, 4, 5)) -> list[str]:
+def word_grams(text: str, sizes: Sequence[int] = (2, 3, 4)) -> list[str]:
     """The character n-grams of a text's words, with marks at their ends."""
     return [gram for word in split_words(text) for size in sizes for gram in character_grams(word, size)]
 

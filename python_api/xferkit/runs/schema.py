@@ -109,7 +109,10 @@ def build(kind: type[T], values: Mapping[str, Any], prefix: str = "", **given: A
             continue
         hint = hints[field.name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            arguments[field.name] = build(hint, values, f"{key}.")
+            # A field may have defaults of its own for the settings in it.
+            factory = field.default_factory
+            own = {} if factory is dataclasses.MISSING else _leaves(factory(), f"{key}.")
+            arguments[field.name] = build(hint, {**own, **values}, f"{key}.")
         elif key in values:
             arguments[field.name] = values[key]
     return kind(**arguments)

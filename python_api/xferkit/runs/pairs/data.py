@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -94,15 +94,29 @@ def read_pair_texts(config: PairRunConfig, say: Say, warn: Say, watch: Watch | N
     with_dev = {part.name.pair for part in dev}
     if config.trainer.select == "last" and not dev:
         return PairTexts(train, dev, found["test"])
+    held = {place: _held(part, config) for place, part in enumerate(train) if part.name.pair not in with_dev}
+    texts: dict[str, set[str]] = {}  # of the development sets, by language: other pairs may hold the same
+    for place, rows in held.items():
+        for language, side in _sides(train[place].rows(rows)):
+            texts.setdefault(language, set()).update(side)
     kept = []
-    for part in train:
-        if part.name.pair in with_dev:
-            kept.append(part)
-            continue
-        rest, held = _cut(part, config)
-        say(f"{part.name}: {len(held):,} pairs are its development set, {len(rest):,} are trained on.")
+    for place, part in enumerate(train):
+        rest = part.rows(_free(part, held.get(place), texts))
+        if len(rest) < 2:
+            raise ValueError(
+                f"--train {part.name}: of {len(part)} pairs of texts {len(rest)} are left beside the development sets; "
+                "expected at least 2: give a file with --dev, or --trainer.select last"
+            )
+        if place in held:
+            dev = [*dev, part.rows(held[place])]
+            say(
+                f"{part.name}: {len(held[place]):,} pairs are its development set, {len(rest):,} are trained on."
+            )
+        elif len(rest) < len(part):
+            say(
+                f"{part.name}: {len(part) - len(rest):,} pairs share a text with a development set and are left out."
+            )
         kept.append(rest)
-        dev = [*dev, held]
     return PairTexts(kept, dev, found["test"])
 
 
@@ -128,16 +142,27 @@ def _read(config: PairRunConfig, name: str, path: str, warn: Say, watch: Watch |
     return PairSet(parsed, first, second)
 
 
-def _cut(part: PairSet, config: PairRunConfig) -> tuple[PairSet, PairSet]:
-    """Training rows and development rows, which share no text."""
+def _held(part: PairSet, config: PairRunConfig) -> Tensor:
+    """Rows that become a development set."""
     size = min(_MOST_DEV, max(1, round(config.dev_share * len(part))))
     generator = torch.Generator().manual_seed(derive_seed(config.dev_seed, "dev", str(part.name)))
-    held = torch.randperm(len(part), generator=generator)[:size].sort().values
-    groups = pair_groups(part.first, part.second)
-    left = (~torch.isin(groups, groups[held])).nonzero().flatten()
-    if len(left) < 2:
-        raise ValueError(
-            f"--train {part.name}: of {len(part)} pairs of texts {len(left)} are left beside a development set of "
-            f"{size}; expected at least 2: give a file with --dev, or --trainer.select last"
-        )
-    return part.rows(left), part.rows(held)
+    return torch.randperm(len(part), generator=generator)[:size].sort().values
+
+
+def _free(part: PairSet, held: Tensor | None, texts: Mapping[str, set[str]]) -> Tensor:
+    """Rows that share no text with a development set cut off here, directly or through others of their file."""
+    found = [any(text in texts.get(language, ()) for language, text in row) for row in _rows(part)]
+    taken = torch.tensor(found, dtype=torch.bool)
+    if held is not None:
+        groups = pair_groups(part.first, part.second)
+        taken |= torch.isin(groups, groups[held])
+    return (~taken).nonzero().flatten()
+
+
+def _sides(part: PairSet) -> list[tuple[str, list[str]]]:
+    return [(part.name.first, part.first), (part.name.second, part.second)]
+
+
+def _rows(part: PairSet) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    for first, second in zip(part.first, part.second, strict=True):
+        yield (part.name.first, first), (part.name.second, second)
