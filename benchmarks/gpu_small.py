@@ -43,6 +43,25 @@ def _ranking(dtype: torch.dtype) -> None:
     xfercore.topk_similarity(u.detach(), v.detach(), 17, csls=5, workspace_bytes=20_000)
 
 
+def _masks(dtype: torch.dtype) -> None:
+    """A gate an element, rows, columns and one gate for all; aligned and not; with noise and without."""
+    seed_offset = torch.tensor([1, 2], device="cuda")
+    for shape, dims in itertools.product(((37, 83), (64, 128), (3, 5, 71)), ((), (0,), (1,), (0, 1))):
+        theta = torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True)
+        kept = [size for dim, size in enumerate(shape) if dim not in dims]
+        log_alpha = torch.randn(kept, device="cuda", requires_grad=True)
+        for beta in (2 / 3, 0.5):
+            masked, penalty = xfercore.hard_concrete(
+                log_alpha, theta, beta=beta, seed_offset=seed_offset, group_dims=dims
+            )
+            (masked.float().sum() + penalty).backward()
+        xfercore.hard_concrete_eval(log_alpha, theta, group_dims=dims).float().sum().backward()
+        (first,) = torch.autograd.grad(
+            xfercore.hard_concrete(log_alpha, seed_offset=seed_offset)[0].sum(), log_alpha, create_graph=True
+        )
+        first.sum().backward()
+
+
 def main() -> None:
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -76,6 +95,7 @@ def main() -> None:
             )
             (out.float().sum() + gate_logits.float().sum()).backward()
         _ranking(dtype)
+        _masks(dtype)
         for num_tasks in (1, 7, 25, 37):
             _surgery(torch.randn(num_tasks, 2 * 16384 + 37, device="cuda", dtype=dtype))
     torch.cuda.synchronize()

@@ -29,6 +29,7 @@ OPS = {
     "grad_reverse": ("benchmarks.ops.bench_grad_reverse", "cases"),
     "linear_grad_reverse": ("benchmarks.ops.bench_grad_reverse", "linear_cases"),
     "inbatch_softmax_loss": ("benchmarks.ops.bench_inbatch_softmax_loss", "cases"),
+    "hard_concrete": ("benchmarks.ops.bench_hard_concrete", "cases"),
     "topk_similarity": ("benchmarks.ops.bench_topk_similarity", "cases"),
     "gradient_surgery": ("benchmarks.ops.bench_gradient_surgery", "cases"),
 }

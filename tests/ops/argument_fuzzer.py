@@ -38,6 +38,8 @@ FREE_SIZES = (
     "hard_neg",
     "queries",
     "keys",
+    "log_alpha",
+    "theta",
 )  # some size of theirs agrees with no other: valid, and too much memory
 
 

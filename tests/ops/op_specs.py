@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from draw import Draw, drawer
+from hard_concrete_specs import HARD_CONCRETE_SPECS
 from ranking_specs import RANKING_SPECS
 from surgery_specs import SURGERY_SPECS
 from torch import Tensor
@@ -462,5 +463,6 @@ OP_SPECS = {
         ),
         *SURGERY_SPECS,
         *RANKING_SPECS,
+        *HARD_CONCRETE_SPECS,
     ]
 }

@@ -99,6 +99,8 @@ def test_dynamic_batch_sizes_do_not_recompile() -> None:
             lambda rows: (leaf(rows, 4), *linear, torch.rand(rows)),
         ),
         "inbatch_softmax_loss": (_ranked, lambda rows: (leaf(rows, 4), leaf(rows + 3, 4), leaf(rows, 2, 4))),
+        "hard_concrete": (_heads, lambda rows: (leaf(3), leaf(3, rows), torch.tensor([1, 2]))),
+        "hard_concrete_eval": (xfercore.hard_concrete_eval, lambda rows: (leaf(rows, 4), leaf(rows, 4))),
         "topk_similarity": (_nearest, lambda rows: (torch.randn(rows, 4), torch.randn(rows + 3, 4))),
     }
     cases |= {name: (function, _gram_of_rows(name)) for name, function in _surgery_functions().items()}
@@ -110,6 +112,11 @@ def test_dynamic_batch_sizes_do_not_recompile() -> None:
 
 def _ranked(u: Tensor, v: Tensor, hard_neg: Tensor) -> Tensor:
     return xfercore.inbatch_softmax_loss(u, v, hard_neg=hard_neg, hard_neg_scope="all", symmetric=True)
+
+
+def _heads(log_alpha: Tensor, theta: Tensor, seed_offset: Tensor) -> Tensor:
+    masked, penalty = xfercore.hard_concrete(log_alpha, theta, seed_offset=seed_offset, group_dims=(1,))
+    return masked.sum() + penalty
 
 
 def _nearest(queries: Tensor, keys: Tensor) -> Tensor:

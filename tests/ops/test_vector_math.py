@@ -1,4 +1,4 @@
-"""The error bounds that csrc/common/vector_math.h states, measured for every instruction set of this machine."""
+"""The error bounds of csrc/common/vector_math.h and exact_math.h, and Philox by sixteen, for every instruction set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,22 @@ import xfercore
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = """
 #include "common/vector_math.h"
-#include "common/philox.h"
+#include "common/exact_math.h"
+#include "common/philox_lanes.h"
+extern "C" void exact_exp_f32(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = xfer::exact_exp(x[i]);
+}
+extern "C" void exact_log_f32(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = xfer::exact_log(x[i]);
+}
+extern "C" void philox_64(int64_t seed, int64_t offset, uint64_t first, uint32_t* block, uint32_t* single) {
+  uint32_t words[64];
+  xfer::philox_block({seed, offset}, 3, first, words);
+  for (int i = 0; i < 64; ++i) {
+    block[i] = words[i];
+    single[i] = xfer::philox_words({seed, offset}, 3, first + i / 4).word[i % 4];
+  }
+}
 extern "C" void exp_f32(const float* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = xfer::vector_exp(x[i]);
 }
@@ -130,6 +145,42 @@ def test_philox_known_answers(library: ctypes.CDLL) -> None:
         out = (ctypes.c_uint32 * 4)()
         library.philox(*words, out)
         assert " ".join(f"{word:08x}" for word in out) == expected
+
+
+def test_exact_exp_and_log_are_within_their_bounds(library: ctypes.CDLL) -> None:
+    x = _every_nth_float(1e-30, 87.33, 997)
+    x = np.concatenate([x, np.linspace(-87.33, 88.72, 2_000_003, dtype=np.float32)])
+    exp = _apply(library.exact_exp_f32, x)
+    assert _ulp_error(exp, np.exp(x.astype(np.float64))) <= 1.1
+    x = np.abs(_every_nth_float(1.2e-38, 3e38, 4001))
+    assert _ulp_error(_apply(library.exact_log_f32, x), np.log(x.astype(np.float64))) <= 1.0
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 89.0, -1e30], np.float32)
+    np.testing.assert_array_equal(
+        _apply(library.exact_exp_f32, special), [1, 1, np.inf, 0, np.nan, np.inf, 0]
+    )
+
+
+_EXACT_BITS: dict[str, bytes] = {}
+
+
+def test_exact_exp_and_log_have_the_same_bits_on_every_level(library: ctypes.CDLL) -> None:
+    """The first level that runs is what the others are compared with."""
+    x = np.concatenate([np.linspace(-90, 90, 1_000_003, dtype=np.float32), _every_nth_float(1e-30, 80, 4001)])
+    bits = {
+        "exp": _apply(library.exact_exp_f32, x).tobytes(),
+        "log": _apply(library.exact_log_f32, np.abs(x) + np.float32(1e-30)).tobytes(),
+    }
+    for name, found in bits.items():
+        assert _EXACT_BITS.setdefault(name, found) == found, name
+
+
+@pytest.mark.parametrize("first", [0, 1, 2**32 - 17, 2**32 - 16, 2**32 - 1, 2**32, 2**40 + 5])
+def test_sixteen_counters_at_once_are_the_single_ones(library: ctypes.CDLL, first: int) -> None:
+    """Across the carry into the counter's high word too."""
+    block, single = ((ctypes.c_uint32 * 64)() for _ in range(2))
+    seed, offset = ctypes.c_int64(2**61 + 12345), ctypes.c_int64(-(2**33) - 7)
+    library.philox_64(seed, offset, ctypes.c_uint64(first), block, single)
+    assert list(block) == list(single) and len(set(block)) == 64
 
 
 def test_the_op_computes_this_tanh() -> None:

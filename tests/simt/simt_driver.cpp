@@ -5,6 +5,7 @@
 #include "ops/gated_mix/gated_mix.h"
 #include "ops/grad_reverse/grad_reverse.h"
 #include "ops/gradient_surgery/gradient_surgery_gram.cuh"
+#include "ops/hard_concrete/hard_concrete.h"
 #include "ops/inbatch_softmax_loss/inbatch_softmax_loss.h"
 #include "ops/moe_mlp_mix/moe_mlp_mix_backward.cuh"
 #include "ops/topk_similarity/topk_similarity.h"
@@ -53,6 +54,9 @@ void moe_mlp_mix_backward_limits(int64_t chunk_bytes, int64_t slices) {
 int64_t moe_mlp_mix_backward_workspace_bytes(const xfer::MoeMlpMixShape* shape, int32_t dtype) {
   return xfer::moe_mlp_mix_backward_workspace_bytes_cuda(*shape, static_cast<xfer::DType>(dtype));
 }
+SIMT_ENTRY(hard_concrete_forward, xfer::HardConcreteForwardArgs)
+SIMT_ENTRY(hard_concrete_backward, xfer::HardConcreteBackwardArgs)
+SIMT_ENTRY(hard_concrete_curves, xfer::HardConcreteCurvesArgs)
 SIMT_ENTRY(task_gram, xfer::TaskGramArgs)
 SIMT_ENTRY(combine_gradients, xfer::CombineGradientsArgs)
 SIMT_ENTRY(gradvac_coef, xfer::GradVacCoefArgs)

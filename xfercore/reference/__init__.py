@@ -11,6 +11,7 @@ from xfercore.reference.gradient_surgery import (
     pcgrad_coef,
     task_gram,
 )
+from xfercore.reference.hard_concrete import hard_concrete, hard_concrete_eval
 from xfercore.reference.inbatch_softmax_loss import InBatchSoftmax, inbatch_softmax_loss
 from xfercore.reference.linear_grad_reverse import linear_grad_reverse
 from xfercore.reference.moe_mlp_mix import moe_mlp_mix
@@ -24,6 +25,8 @@ __all__ = [
     "grad_reverse",
     "gradnorm_stats",
     "gradvac_coef",
+    "hard_concrete",
+    "hard_concrete_eval",
     "inbatch_softmax_loss",
     "linear_grad_reverse",
     "mgda_coef",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dropout_mask", "philox4x32"]
+__all__ = ["counter_words", "draw_seed_offset", "dropout_mask", "philox4x32"]
 
 _MASK32 = 0xFFFFFFFF
 _MUL = (0xD2511F53, 0xCD9E8D57)
@@ -33,15 +33,14 @@ def philox4x32(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def dropout_mask(seed_offset: Tensor, rows: int, units: int, stream: int, p: float) -> Tensor:
-    """Keep-mask ``bool[rows, units]``: unit ``u`` of row ``r`` is dropped iff its 32 bits < p * 2^32.
+def counter_words(seed_offset: Tensor, index: Tensor, stream: int = 0) -> list[Tensor]:
+    """Four words an index: counter (lo(i), hi(i), lo(offset), hi(offset) ^ stream << 24), key (lo(seed), hi(seed)).
 
-    The bits are word ``u % 4`` of Philox(counter = (lo(i), hi(i), lo(offset), hi(offset) ^ stream << 24),
-    key = (lo(seed), hi(seed))) with ``i = r * ceil(units / 4) + u // 4``, ``seed_offset = (seed, offset)``.
+    Args:
+        seed_offset: int64 ``[2]``.
+        index: int64, any shape.
+        stream: which use of randomness inside one call.
     """
-    device = seed_offset.device
-    groups = (units + 3) // 4
-    index = torch.arange(rows * groups, dtype=torch.int64, device=device)
     seed, offset = seed_offset[0], seed_offset[1]
     lo_offset, hi_offset = offset & _MASK32, (offset >> 32) & _MASK32
     counter = [
@@ -50,8 +49,26 @@ def dropout_mask(seed_offset: Tensor, rows: int, units: int, stream: int, p: flo
         lo_offset.expand_as(index),
         (hi_offset ^ (stream << 24)).expand_as(index),
     ]
-    key = [seed & _MASK32, (seed >> 32) & _MASK32]
-    bits = torch.stack(philox4x32(counter, key), dim=-1).reshape(rows, groups * 4)[:, :units]
+    return philox4x32(counter, [seed & _MASK32, (seed >> 32) & _MASK32])
+
+
+def draw_seed_offset(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """int64 ``[2]`` drawn from a generator, or from torch's own of the device."""
+    if generator is None or generator.device.type == device.type:
+        return torch.randint(2**62, (2,), dtype=torch.int64, device=device, generator=generator)
+    return torch.randint(2**62, (2,), dtype=torch.int64, generator=generator).to(device)
+
+
+def dropout_mask(seed_offset: Tensor, rows: int, units: int, stream: int, p: float) -> Tensor:
+    """Keep-mask ``bool[rows, units]``: unit ``u`` of row ``r`` is dropped iff its 32 bits < p * 2^32.
+
+    The bits are word ``u % 4`` of Philox(counter = (lo(i), hi(i), lo(offset), hi(offset) ^ stream << 24),
+    key = (lo(seed), hi(seed))) with ``i = r * ceil(units / 4) + u // 4``, ``seed_offset = (seed, offset)``.
+    """
+    groups = (units + 3) // 4
+    index = torch.arange(rows * groups, dtype=torch.int64, device=seed_offset.device)
+    words = counter_words(seed_offset, index, stream)
+    bits = torch.stack(words, dim=-1).reshape(rows, groups * 4)[:, :units]
     return bits >= drop_threshold(p)
 
 

@@ -3,27 +3,16 @@
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__BMI2__)
 #define XFER_DROPOUT_AVX512 1
-#include <immintrin.h>
 #endif
 
 #include "common/parallel.h"
-#include "common/philox.h"
+#include "common/philox_lanes.h"
 #include "ops/moe_mlp_mix/moe_mlp_mix.h"
 
 namespace xfer {
 inline namespace XFER_ISA_NAMESPACE {
 
 inline int64_t moe_mask_words(int64_t units) { return ceil_div(units, 64); }
-
-#if defined(XFER_DROPOUT_AVX512)
-// High and low halves of sixteen 32 x 32-bit products: even lanes, odd lanes, put together again.
-XFER_HD void philox_multiply(__m512i a, __m512i factor, __m512i& high, __m512i& low) {
-  const __m512i even = _mm512_mul_epu32(a, factor);
-  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), factor);
-  high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xAAAA, odd);
-  low = _mm512_mask_mov_epi32(even, 0xAAAA, _mm512_slli_epi64(odd, 32));
-}
-#endif
 
 class MoeDropout {
  public:
@@ -71,7 +60,7 @@ class MoeDropout {
   uint64_t keep_bits(uint32_t stream, uint64_t first_group) const {
 #if defined(XFER_DROPOUT_AVX512)
     // A carry out of the low counter word would need 2^32 groups to be crossed inside one word of bits.
-    if (static_cast<uint32_t>(first_group) <= 0xFFFFFFFFu - 16u) return keep_bits_avx512(stream, first_group);
+    if (philox_low_words_fit(first_group)) return keep_bits_avx512(stream, first_group);
 #endif
     uint64_t bits = 0;
     for (uint64_t g = 0; g < 16; ++g) {
@@ -82,33 +71,17 @@ class MoeDropout {
   }
 
 #if defined(XFER_DROPOUT_AVX512)
-  // philox_words for sixteen groups at once. The compiler's own vectoriser takes 64-bit products here, 5x slower.
   uint64_t keep_bits_avx512(uint32_t stream, uint64_t first_group) const {
-    const auto all = [](uint64_t word) { return _mm512_set1_epi32(static_cast<int>(static_cast<uint32_t>(word))); };
-    const uint64_t seed = static_cast<uint64_t>(state_.seed), offset = static_cast<uint64_t>(state_.offset);
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i factor0 = all(0xD2511F53u), factor1 = all(0xCD9E8D57u);
-    __m512i c0 = _mm512_add_epi32(all(first_group), lanes), c1 = all(first_group >> 32);
-    __m512i c2 = all(offset), c3 = all((offset >> 32) ^ (static_cast<uint64_t>(stream) << 24));
-    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-      __m512i high0, low0, high1, low1;
-      philox_multiply(c0, factor0, high0, low0);
-      philox_multiply(c2, factor1, high1, low1);
-      c0 = _mm512_xor_si512(_mm512_xor_si512(high1, c1), all(k0));
-      c1 = low1;
-      c2 = _mm512_xor_si512(_mm512_xor_si512(high0, c3), all(k1));
-      c3 = low0;
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
+    __m512i words[4];
+    philox_words_16(state_, stream, first_group, lanes, words);
     // Word i of group g belongs to unit 4 g + i: spread each word's sixteen answers to every fourth bit.
-    const __m512i threshold = all(threshold_);
+    const __m512i threshold = philox_all(threshold_);
     constexpr uint64_t kEveryFourth = 0x1111111111111111u;
-    return _pdep_u64(_mm512_cmpge_epu32_mask(c0, threshold), kEveryFourth) |
-           _pdep_u64(_mm512_cmpge_epu32_mask(c1, threshold), kEveryFourth << 1) |
-           _pdep_u64(_mm512_cmpge_epu32_mask(c2, threshold), kEveryFourth << 2) |
-           _pdep_u64(_mm512_cmpge_epu32_mask(c3, threshold), kEveryFourth << 3);
+    return _pdep_u64(_mm512_cmpge_epu32_mask(words[0], threshold), kEveryFourth) |
+           _pdep_u64(_mm512_cmpge_epu32_mask(words[1], threshold), kEveryFourth << 1) |
+           _pdep_u64(_mm512_cmpge_epu32_mask(words[2], threshold), kEveryFourth << 2) |
+           _pdep_u64(_mm512_cmpge_epu32_mask(words[3], threshold), kEveryFourth << 3);
   }
 #endif
 

@@ -59,6 +59,12 @@ SAMPLES: dict[str, Callable[[Draw], Sample]] = {
     "gated_mix": _gate,
     "gradnorm_stats": _gradnorm,
     "gradvac_coef": lambda draw: Sample("zeros", (_gram(draw), torch.zeros_like(_gram(draw))), _visits(draw)),
+    "hard_concrete": lambda draw: Sample(
+        "heads",
+        (draw(5), draw(5, 67)),
+        {"group_dims": (1,), "seed_offset": torch.tensor([1, 2], device=draw(1).device)},
+    ),
+    "hard_concrete_eval": lambda draw: Sample("gates", (draw(67), draw(67))),
     "inbatch_softmax_loss": _ranking,
     # One step: after it two slopes are equal up to rounding, and the way to the optimum is not defined.
     "mgda_coef": lambda draw: Sample("groups", (_gram(draw),), {"max_iterations": 1}),
