@@ -20,6 +20,7 @@ _SUBPACKAGES = (
     "data",
     "demo",
     "experiments",
+    "masks",
     "methods",
     "metrics",
     "models",
