@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from xferkit.data.encoding import encode_classification, encode_tagging
     from xferkit.data.errors import DataError
     from xferkit.data.lexicon import EncodedTexts, EncodedTokens, Lexicon
+    from xferkit.data.masked_text import (
+        MaskedTextBatch,
+        MaskedTextStream,
+        Masking,
+        TokenCorpus,
+        fixed_batches,
+        temperature_shares,
+    )
+    from xferkit.data.plain_text import PlainTexts, TextFile, read_plain_texts
     from xferkit.data.ragged import Ragged, RaggedLabels, Texts
     from xferkit.data.readers.progress import with_progress
     from xferkit.data.records import Columns, ReadReport, Record, RecordReader, read_records
@@ -51,12 +60,18 @@ _LAZY = {
     "EncodedTokens": "lexicon",
     "LabelSet": "vocabulary",
     "Lexicon": "lexicon",
+    "MaskedTextBatch": "masked_text",
+    "MaskedTextStream": "masked_text",
+    "Masking": "masked_text",
+    "PlainTexts": "plain_text",
     "Ragged": "ragged",
     "RaggedLabels": "ragged",
     "ReadReport": "records",
     "Record": "records",
     "RecordReader": "records",
+    "TextFile": "plain_text",
     "Texts": "ragged",
+    "TokenCorpus": "masked_text",
     "TokenizerVocabulary": "tokenization",
     "WordVocabulary": "vocabulary",
     "count_words": "vocabulary",
@@ -64,12 +79,15 @@ _LAZY = {
     "encode_classification": "encoding",
     "encode_tagging": "encoding",
     "fingerprint": "corpus",
+    "fixed_batches": "masked_text",
     "group_by_key": "corpus",
     "load_word_vectors": "vectors",
     "over_seeds": "seeding",
     "parse_named_files": "corpus",
+    "read_plain_texts": "plain_text",
     "read_records": "records",
     "seeded": "seeding",
+    "temperature_shares": "masked_text",
     "with_progress": "readers.progress",
 }
 
@@ -94,14 +112,20 @@ __all__ = [
     "EncodedTokens",
     "LabelSet",
     "Lexicon",
+    "MaskedTextBatch",
+    "MaskedTextStream",
+    "Masking",
     "NameData",
     "Names",
+    "PlainTexts",
     "Ragged",
     "RaggedLabels",
     "ReadReport",
     "Record",
     "RecordReader",
+    "TextFile",
     "Texts",
+    "TokenCorpus",
     "TokenizerVocabulary",
     "WordVocabulary",
     "capitalised_share",
@@ -111,15 +135,18 @@ __all__ = [
     "encode_classification",
     "encode_tagging",
     "fingerprint",
+    "fixed_batches",
     "group_by_key",
     "load_names",
     "load_word_vectors",
     "over_seeds",
     "parse_named_files",
+    "read_plain_texts",
     "read_records",
     "same_convention_sources",
     "seeded",
     "sources_for",
+    "temperature_shares",
     "with_progress",
 ]
 

@@ -4,6 +4,7 @@ from xferkit.methods.classifier import ClassifierMethod, ClassifierSpec, TargetT
 from xferkit.methods.dual_encoder import DualEncoderConfig, DualEncoderMethod
 from xferkit.methods.gate_weighted import GateWeightedConfig, GateWeightedPooling
 from xferkit.methods.man_moe import MANMoE, build_man_moe_model
+from xferkit.methods.masked_lm import MaskedLmConfig, MaskedLmMethod
 from xferkit.methods.pooled import Pooled, PooledConfig
 from xferkit.methods.presets import ABLATIONS, MANMoEConfig, ablations, encoder_preset, man_moe_preset
 from xferkit.methods.protocol import (
@@ -31,6 +32,8 @@ __all__ = [
     "Loop",
     "MANMoE",
     "MANMoEConfig",
+    "MaskedLmConfig",
+    "MaskedLmMethod",
     "Method",
     "NextBatch",
     "Phase",

@@ -18,6 +18,7 @@ from xferkit.models.hashed_text import (
 )
 from xferkit.models.inputs import Spellings, TokenSequences
 from xferkit.models.layout import TokenLayout
+from xferkit.models.masked_lm import MaskedLanguageModel, MaskedLmOutput
 from xferkit.models.moe import Bags, MixtureOfExperts, MixtureOutput
 from xferkit.models.ops import OpsName, resolve_ops
 from xferkit.models.segments import segment_max
@@ -29,6 +30,7 @@ from xferkit.models.shared_private import (
     PrivatePerDomain,
     SharedPrivateClassifier,
 )
+from xferkit.models.transformer import TransformerConfig, TransformerEncoder
 
 __all__ = [
     "Bags",
@@ -53,6 +55,8 @@ __all__ = [
     "HashedWords",
     "MLPDiscriminator",
     "MLPPredictor",
+    "MaskedLanguageModel",
+    "MaskedLmOutput",
     "MixtureOfExperts",
     "MixtureOutput",
     "OpsName",
@@ -63,6 +67,8 @@ __all__ = [
     "Spellings",
     "TokenLayout",
     "TokenSequences",
+    "TransformerConfig",
+    "TransformerEncoder",
     "WordEmbedder",
     "WordEncoder",
     "make_dual_encoder",
