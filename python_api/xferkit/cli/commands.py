@@ -18,7 +18,7 @@ from xferkit.cli.errors import FAILED
 if TYPE_CHECKING:
     from xferkit.runs.config import PairRunConfig
 
-__all__ = ["demo", "doctor", "evaluate", "predict", "report", "table", "train"]
+__all__ = ["demo", "doctor", "evaluate", "predict", "report", "study", "table", "train"]
 
 
 def train(words: Sequence[str]) -> int:
@@ -243,6 +243,21 @@ def table(arguments: Namespace) -> int:
     with _kept(arguments.out):
         page = run_table(arguments.config, arguments.data, arguments.out, arguments.workers)
     print(f"The table is {page}")
+    if arguments.open:
+        _open(page)
+    return 0
+
+
+def study(arguments: Namespace) -> int:
+    """``xferkit study sharing``."""
+    from xferkit.experiments.sharing.study import run_sharing_study
+
+    data = arguments.data or os.environ.get("XFER_DATA")
+    if not data:
+        raise ValueError("--data is missing; expected the folder of the data, or the variable XFER_DATA")
+    with _kept(arguments.out):
+        page = run_sharing_study(arguments.config, data, arguments.out, arguments.workers)
+    print(f"The report is {page}")
     if arguments.open:
         _open(page)
     return 0

@@ -49,6 +49,7 @@ def _parser() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_predict(commands)
     _add_report(commands)
     _add_table(commands)
+    _add_study(commands)
     _add_doctor(commands)
     _add_demo(commands)
     return parser, dict(commands.choices)
@@ -193,6 +194,38 @@ def _add_table(commands: _Commands) -> None:
         help="processes of one thread each (default: one a core; 0: none)",
     )
     table.add_argument("--open", action="store_true", help="open the page in the browser at the end")
+
+
+def _add_study(commands: _Commands) -> None:
+    study = _add(
+        commands,
+        "study",
+        "which parameters do languages share?",
+        "Trains a small masked language model of several languages, compares their gradients while it trains, and "
+        "learns for each language which attention heads and hidden units it needs. A study that was stopped goes "
+        "on where it was when started again.",
+    )
+    study.add_argument("kind", choices=("sharing",), metavar="KIND", help="what is studied: sharing")
+    study.add_argument(
+        "--config",
+        metavar="FILE",
+        required=True,
+        help="YAML file of the study, such as configs/interference/small.yaml",
+    )
+    study.add_argument("--data", metavar="DIR", help="folder of the data (default: the variable XFER_DATA)")
+    study.add_argument(
+        "--out",
+        metavar="DIR",
+        default="sharing",
+        help="folder of the report and of finished runs (default: sharing)",
+    )
+    study.add_argument(
+        "--workers",
+        type=_number(0, "a number of processes"),
+        metavar="N",
+        help="processes of one thread each (default: one a core; 0: none)",
+    )
+    study.add_argument("--open", action="store_true", help="open the report in the browser at the end")
 
 
 def _add_doctor(commands: _Commands) -> None:

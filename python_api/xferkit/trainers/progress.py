@@ -138,4 +138,5 @@ class RichProgress:
 
 
 def _format(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    # Names of three parts and more (cosine/within/en/0) are details for the record, hundreds of them sometimes.
+    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name.count("/") < 2)

@@ -21,7 +21,7 @@ from xferkit.experiments.tables.kinds import Table, open_table
 from xferkit.runs.environment import code_fingerprint, num_cores, versions
 from xferkit.runs.errors import RunError
 
-__all__ = ["main", "run_table"]
+__all__ = ["main", "run_opened", "run_table", "table_conditions"]
 
 
 def run_table(
@@ -49,8 +49,18 @@ def run_table(
         RunError: another process writes to `out`, it cannot be written to, or a run failed.
         KeyboardInterrupt: Ctrl-C; finished runs are kept.
     """
+    return run_opened(open_table(config), data, out, workers, run)
+
+
+def run_opened(
+    table: Table[Any, Any],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    workers: int | None = None,
+    run: Callable[[Any, Any], Any] | None = None,
+) -> Path:
+    """:func:`run_table` for a table, or another experiment of its form, that is there already."""
     begin = time.monotonic()
-    table = open_table(config)
     if workers is None:
         workers = num_cores()
     if workers < 0:
@@ -58,7 +68,7 @@ def run_table(
     data, folder = Path(data), Path(out)
     if not data.is_dir():
         raise ValueError(f"{data} is no folder; expected the folder of the data")
-    conditions = _conditions(table, data)
+    conditions = table_conditions(table, data)
     try:
         (folder / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,7 +130,8 @@ def _run(
             return page
 
 
-def _conditions(table: Table[Any, Any], data: Path) -> dict[str, str]:
+def table_conditions(table: Table[Any, Any], data: Path) -> dict[str, str]:
+    """What decides the results of all runs beside the runs themselves: code, data, settings and versions."""
     code = hashlib.sha256(code_fingerprint(table.subpackages).encode())
     for module in table.modules:
         spec = importlib.util.find_spec(f"xferkit.experiments.{module}")
