@@ -203,7 +203,12 @@ def test_pruning_our_own_encoder():
         assert (
             layer.feed_forward.down.weight.shape == (12, left) and layer.feed_forward.down.in_features == left
         )
+        heads = int((masks.gates(f"layers.{n}.attention/heads") > 0).sum())
+        assert layer.attention.num_heads == heads < 3
+        assert layer.attention.query.weight.shape == (4 * heads, 12)
+        assert layer.attention.output.weight.shape == (12, 4 * heads)
     assert model.layers[0].feed_forward.up.weight.shape == (10, 12)
+    assert model.layers[0].attention.num_heads == 3
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -12,8 +12,8 @@ __all__ = ["shrink_site"]
 
 # Attributes of an attention that say how many heads there are and how large one is: with both, its forward pass takes
 # any number of heads. torch's MultiheadAttention has no size apart, and its output keeps the size of its input.
-_HEAD_COUNTS = ("num_attention_heads", "n_heads")
-_HEAD_SIZES = ("attention_head_size",)
+_HEAD_COUNTS = ("num_attention_heads", "n_heads", "num_heads")
+_HEAD_SIZES = ("attention_head_size", "head_dim")
 _ALL_HEADS = ("all_head_size",)
 
 

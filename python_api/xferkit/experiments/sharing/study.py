@@ -13,7 +13,7 @@ from typing import Any
 from xferkit.experiments.sharing.cell import HALVES, SharingCell, SharingOutcome
 from xferkit.experiments.sharing.claims import sentences
 from xferkit.experiments.sharing.config import SharingConfig, sharing_config
-from xferkit.experiments.sharing.corpora import texts_fingerprint
+from xferkit.experiments.sharing.corpora import read_corpora, texts_fingerprint
 from xferkit.experiments.sharing.figures import language_map, mask_maps
 from xferkit.experiments.sharing.files import cosines_csv, gates_csv, masks_csv, results_json, study_markdown
 from xferkit.experiments.sharing.page import sharing_html
@@ -84,7 +84,11 @@ class SharingStudy:
         return (*models, *masks)
 
     def given(self, data: Path) -> Given:
-        """Configuration and folders; the work is in a folder named after all that decides it."""
+        """Configuration and folders; the work is in a folder named after all that decides it.
+
+        The texts are read here once, so that what is wrong with them is told before anything is trained.
+        """
+        read_corpora(self.config, data)
         conditions = json.dumps(table_conditions(self, data), sort_keys=True)
         identity = hashlib.sha256(conditions.encode()).hexdigest()
         return Given(self.config, data, self.out / "work" / identity[:16], identity)

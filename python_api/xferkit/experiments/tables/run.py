@@ -110,8 +110,8 @@ def _run(
                 records[cell] = outcome
                 progress.finished(cell, outcome)
 
-            given = table.given(data)
             if missing:
+                given = table.given(data)
                 run_cells(
                     missing, given, workers=workers, run=run, started=progress.started, finished=finished
                 )
