@@ -19,6 +19,7 @@ _SUBPACKAGES = (
     "cli",
     "data",
     "demo",
+    "diagnosis",
     "experiments",
     "masks",
     "methods",
@@ -30,6 +31,7 @@ _SUBPACKAGES = (
     "runs",
     "surgery",
     "trainers",
+    "transfer",
 )
 
 #: Names that people reach for first, all of them in :mod:`xferkit.runs`.

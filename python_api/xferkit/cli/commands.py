@@ -17,8 +17,9 @@ from xferkit.cli.errors import FAILED
 
 if TYPE_CHECKING:
     from xferkit.runs.config import PairRunConfig
+    from xferkit.transfer import Estimate
 
-__all__ = ["demo", "doctor", "evaluate", "predict", "report", "study", "table", "train"]
+__all__ = ["demo", "diagnose", "diff", "doctor", "evaluate", "predict", "report", "study", "table", "train"]
 
 
 def train(words: Sequence[str]) -> int:
@@ -261,6 +262,72 @@ def study(arguments: Namespace) -> int:
     if arguments.open:
         _open(page)
     return 0
+
+
+def diagnose(arguments: Namespace) -> int:
+    """``xferkit diagnose``: by a configuration, or on a folder without one."""
+    from xferkit.diagnosis.config import DiagnosisConfig, diagnosis_config
+    from xferkit.diagnosis.pipeline import run_diagnosis
+
+    changed: dict[str, object] = {}
+    if arguments.target is not None:
+        changed["target"] = arguments.target
+    if arguments.budget is not None:
+        changed["budget"] = arguments.budget
+    if arguments.seeds is not None:
+        changed["seeds"] = tuple(range(1, arguments.seeds + 1))
+    if arguments.try_fixes:
+        changed["try_fixes"] = True
+    if arguments.config is not None:
+        config = diagnosis_config(arguments.config, changed)
+    elif arguments.data is None:
+        raise ValueError("expected a CONFIG, or --data DIR with --target TASK")
+    elif arguments.target is None:
+        raise ValueError("--target is missing; expected the name of the task in question")
+    else:
+        config = DiagnosisConfig(**changed)  # type: ignore[arg-type]
+    with _kept(arguments.out):
+        page = run_diagnosis(
+            config,
+            Path(arguments.out),
+            data=arguments.data,
+            workers=arguments.workers,
+            confirm=None if arguments.yes else _confirm,
+            say=note,
+        )
+    print(f"The report is {page}")
+    if arguments.open:
+        _open(page)
+    return 0
+
+
+def _confirm(estimate: Estimate) -> bool:
+    left = f"{estimate.runs_left} runs are left, about {estimate.seconds_left / 3600:.1f} hours"
+    if not sys.stdin.isatty():
+        raise ValueError(f"{left}; expected --yes to go on, or a smaller --budget or --seeds")
+    return input(f"{left}. Go on? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def diff(arguments: Namespace) -> int:
+    """``xferkit diff``: a line for each comparison."""
+    from xferkit.diagnosis.diff import compare_reports
+
+    changes = compare_reports(arguments.before, arguments.after)
+    rows = []
+    for change in changes:
+        gains = [_points(change.before), _points(change.after)]
+        overlap = {True: "overlap", False: "do not overlap", None: "-"}[change.overlap]
+        rows.append([change.name, *gains, *(v or "-" for v in change.verdicts), overlap])
+    show_table(
+        ["comparison", "gain before", "after", "verdict before", "after", "intervals"], rows, numbers=2
+    )
+    changed = sum(change.changed for change in changes)
+    print(f"{changed} of {len(changes)} verdicts changed.")
+    return 0
+
+
+def _points(gain: float | None) -> str:
+    return "-" if gain is None else f"{100 * gain:+.1f}"
 
 
 @contextlib.contextmanager

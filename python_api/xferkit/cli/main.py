@@ -50,6 +50,8 @@ def _parser() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_report(commands)
     _add_table(commands)
     _add_study(commands)
+    _add_diagnose(commands)
+    _add_diff(commands)
     _add_doctor(commands)
     _add_demo(commands)
     return parser, dict(commands.choices)
@@ -226,6 +228,59 @@ def _add_study(commands: _Commands) -> None:
         help="processes of one thread each (default: one a core; 0: none)",
     )
     study.add_argument("--open", action="store_true", help="open the report in the browser at the end")
+
+
+def _add_diagnose(commands: _Commands) -> None:
+    diagnose = _add(
+        commands,
+        "diagnose",
+        "which of my tasks help a target, which hurt, why, and what repairs it?",
+        "Trains the target with and without the other tasks, compares the scores over seeds, measures causes and, with "
+        "--try-fixes, tries remedies. Takes a configuration, or a folder of files: one task a file (books.tsv) or a "
+        "few (books-train.tsv, books-test.tsv), with columns text and label. A diagnosis that was stopped goes on "
+        "where it was when started again.",
+    )
+    diagnose.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="YAML file, such as configs/diagnose/cldr.yaml"
+    )
+    diagnose.add_argument(
+        "--data", metavar="DIR", help="folder of the data (default: the variable XFER_DATA)"
+    )
+    diagnose.add_argument("--target", metavar="TASK", help="the task in question")
+    diagnose.add_argument(
+        "--budget",
+        choices=("quick", "pairs", "full"),
+        help="quick (default): groups of sources by their gradients; pairs: single sources; full: everything",
+    )
+    diagnose.add_argument("--seeds", type=_number(1, "a number of seeds"), metavar="N", help="default: 5")
+    diagnose.add_argument(
+        "--try-fixes", action="store_true", help="try remedies and measure the best one anew"
+    )
+    diagnose.add_argument("--yes", action="store_true", help="do not ask before more than an hour")
+    diagnose.add_argument(
+        "--out",
+        metavar="DIR",
+        default="diagnosis",
+        help="folder of the report and of finished runs (default: diagnosis)",
+    )
+    diagnose.add_argument(
+        "--workers",
+        type=_number(0, "a number of processes"),
+        metavar="N",
+        help="processes of one thread each (default: one a core; 0: none)",
+    )
+    diagnose.add_argument("--open", action="store_true", help="open the page in the browser at the end")
+
+
+def _add_diff(commands: _Commands) -> None:
+    diff = _add(
+        commands,
+        "diff",
+        "compare two diagnoses",
+        "Which gains and verdicts differ between two reports of xferkit diagnose.",
+    )
+    diff.add_argument("before", metavar="A", help="folder of a diagnosis, or its report.json")
+    diff.add_argument("after", metavar="B", help="another one")
 
 
 def _add_doctor(commands: _Commands) -> None:

@@ -53,8 +53,9 @@ def transfer_gap(
 
     The definition is a gap of risks, NTG = risk(A(S, T)) - risk(A(∅, T)), negative transfer being NTG > 0; tables
     of the same source print accuracies, accuracy(A(∅, T)) - accuracy(A(S, T)), which has the same sign. Here the gap
-    is one of the *score that was measured*, named by `metric`, and ``gain`` has the other sign: gain = ±(score(A(S, T)) -
-    score(A(∅, T))), with minus where less is better, so that **negative gain = the source hurts**; ``ntg`` = -gain.
+    is one of the *score that was measured*, named by `metric`, and ``gain`` has the other sign:
+    gain = ±(score(A(S, T)) - score(A(∅, T))), with minus where less is better, so that
+    **negative gain = the source hurts**; ``ntg`` = -gain.
 
     Both runs must be the same algorithm; how much training each task has in them is the *matching*
     (:data:`~xferkit.transfer.plan.Matching`), without which the gap mixes conflict with less training.
@@ -78,5 +79,7 @@ def transfer_gap(
             f"and {len(without_source)} scores"
         )
     sign = 1.0 if higher_is_better else -1.0
-    gains = tuple(sign * (float(a) - float(b)) + 0.0 for a, b in zip(with_source, without_source, strict=True))
+    gains = tuple(
+        sign * (float(a) - float(b)) + 0.0 for a, b in zip(with_source, without_source, strict=True)
+    )
     return TransferGap(gains, t_interval(gains, confidence), metric)

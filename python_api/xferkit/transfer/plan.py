@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from typing import Literal, get_args
 
 __all__ = ["Budget", "Comparison", "Kind", "Matching", "Plan", "Run", "make_plan"]
@@ -15,12 +16,17 @@ __all__ = ["Budget", "Comparison", "Kind", "Matching", "Plan", "Run", "make_plan
 Matching = Literal["per_task_steps", "total_steps", "own"]
 
 #: What a cell compares. ``pair``: target and one source against target alone; ``group``: target and several sources
-#: against target alone; ``all``: all tasks against target alone; ``leave_one_out``: all tasks against all but one source;
-#: ``leave_group_out``: all tasks against all but a group.
+#: against target alone; ``all``: all tasks against target alone; ``leave_one_out``: all tasks against all but one
+#: source; ``leave_group_out``: all tasks against all but a group. A comparison that two kinds share has the first
+#: of ``pair``, ``all``, ``group``, ``leave_one_out``, ``leave_group_out``.
 Kind = Literal["pair", "group", "all", "leave_one_out", "leave_group_out"]
 
-#: Which cells are planned. ``groups``: groups alone; ``pairs``: pairs (and groups where given); ``full``: all kinds.
-Budget = Literal["groups", "pairs", "full"]
+#: Which cells are planned. ``groups``: groups alone; ``pairs``: pairs (and groups where given); ``full``: all kinds;
+#: ``leave_out``: all tasks against all but a source or a group, for a target that has no labels and so is never trained
+#: alone; ``leave_groups_out``: groups alone of these.
+Budget = Literal["groups", "pairs", "full", "leave_out", "leave_groups_out"]
+
+_MATCHINGS: tuple[Matching, ...] = get_args(Matching)
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,7 @@ class Plan:
                 for tasks in (c.with_tasks, c.without_tasks)
             }
             positions = {task: i for i, task in enumerate(self.tasks)}
-            order = sorted(
-                of_seed, key=lambda r: (len(r.tasks), [positions[t] for t in r.tasks], r.matching)
-            )
+            order = sorted(of_seed, key=lambda r: (len(r.tasks), [positions[t] for t in r.tasks], r.matching))
             found.update(dict.fromkeys(order))
         return tuple(found)
 
@@ -157,7 +161,7 @@ def make_plan(
     target: str | Sequence[str] | None = None,
     budget: Budget = "pairs",
     groups: Mapping[str, Sequence[str]] | None = None,
-    matchings: Sequence[Matching] = ("per_task_steps",),
+    matchings: Matching | Sequence[Matching] = ("per_task_steps",),
 ) -> Plan:
     """Which runs answer the question for these tasks.
 
@@ -183,8 +187,10 @@ def make_plan(
         _known(members, names, f"groups[{label!r}]")
     if budget not in get_args(Budget):
         raise ValueError(f"budget must be one of {', '.join(get_args(Budget))}, got {budget!r}")
-    if budget == "groups" and not grouped:
-        raise ValueError("budget 'groups' compares groups of sources; give them as groups={name: [task, ...]}")
+    if budget in ("groups", "leave_groups_out") and not grouped:
+        raise ValueError(
+            f"budget {budget!r} compares groups of sources; give them as groups={{name: [task, ...]}}"
+        )
     chosen = _matchings(matchings)
     found: dict[tuple[str, Matching, tuple[str, ...], tuple[str, ...]], Comparison] = {}
     for matching in chosen:
@@ -213,23 +219,26 @@ def _comparisons(
 
     others = tuple(task for task in tasks if task != target)
     inner = {label: rest for label, all_ in groups.items() if (rest := tuple(t for t in all_ if t != target))}
-    if budget != "groups":
+    alone = budget in ("groups", "pairs", "full")
+    if budget in ("pairs", "full"):
         for source in others:
             yield cell("pair", (source,), (target,))
-    for label, members in inner.items():
-        yield cell("group", members, (target,), label)
     if budget == "full":
         yield cell("all", others, (target,))
+    for label, members in inner.items() if alone else ():
+        yield cell("group", members, (target,), label)
+    if budget in ("full", "leave_out"):
         for source in others:
             yield cell("leave_one_out", (source,), tuple(t for t in tasks if t != source))
+    if budget in ("full", "leave_out", "leave_groups_out"):
         for label, members in inner.items():
             yield cell("leave_group_out", members, tuple(t for t in tasks if t not in members), label)
 
 
 def _names(given: Sequence[str], what: str, at_least: int = 1) -> tuple[str, ...]:
-    if isinstance(given, str) or not all(isinstance(name, str) and name for name in given):
+    names = () if isinstance(given, str) else tuple(given)
+    if isinstance(given, str) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{what} must be a list of names, got {given!r}")
-    names = tuple(given)
     if len(names) < at_least:
         raise ValueError(f"{what} must hold {at_least} names or more, got {list(names)}")
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -244,10 +253,11 @@ def _known(names: Sequence[str], tasks: Sequence[str], what: str) -> None:
             raise ValueError(f"{what}: {name!r} is none of the tasks {', '.join(tasks)}")
 
 
-def _matchings(given: Sequence[Matching]) -> tuple[Matching, ...]:
-    chosen = tuple(dict.fromkeys((given,) if isinstance(given, str) else given))
-    if not chosen or any(name not in get_args(Matching) for name in chosen):
-        raise ValueError(f"matchings must be some of {', '.join(get_args(Matching))}, got {given!r}")
+def _matchings(given: Matching | Sequence[Matching]) -> tuple[Matching, ...]:
+    names: tuple[str, ...] = (given,) if isinstance(given, str) else tuple(given)
+    chosen = tuple(known for known in _MATCHINGS if known in names)
+    if not chosen or any(name not in _MATCHINGS for name in names):
+        raise ValueError(f"matchings must be some of {', '.join(_MATCHINGS)}, got {given!r}")
     if "own" in chosen and len(chosen) > 1:
         raise ValueError("matchings: 'own' is no matching and stands alone")
     return chosen
@@ -258,9 +268,12 @@ def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
         if given < 1:
             raise ValueError(f"seeds must be 1 or more, got {given}")
         return tuple(range(1, given + 1))
-    values = () if isinstance(given, (bool, str)) else tuple(given)
-    if not values or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in values):
-        raise ValueError(f"seeds must be a number or a list of whole numbers, got {given!r}")
-    if len(set(values)) < len(values):
-        raise ValueError(f"seeds must differ from each other, got {list(values)}")
+    try:
+        if isinstance(given, (bool, str, bytes)):
+            raise TypeError
+        values = tuple(index(seed) for seed in given)
+    except TypeError as error:
+        raise ValueError(f"seeds must be a number or a list of whole numbers, got {given!r}") from error
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"seeds must be one or more, and differ from each other, got {list(values)}")
     return values

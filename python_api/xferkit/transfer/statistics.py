@@ -1,4 +1,4 @@
-"""What the gains of a few seeds allow one to say: p-values, Holm over all comparisons, verdicts, seeds that are missing.
+"""What the gains of a few seeds allow one to say: p-values, Holm over all comparisons, verdicts, missing seeds.
 
 A *gain* is the score with a source minus the score without, both of one seed, turned so that positive means "helps".
 Its interval over seeds is Student's paired one. A bootstrap over seeds is not offered: resampling 3 to 5 values
@@ -64,9 +64,11 @@ class Judgement:
         """What an INCONCLUSIVE comparison lacks."""
         if self.note:
             return self.note
+        i = self.interval
+        alone = "clear by itself, not after Holm; " if i.low > 0.0 or i.high < 0.0 else ""
         if self.more_seeds is None:
-            return f"needs more than {MAX_MORE_SEEDS} more seeds"
-        return f"needs about {self.more_seeds} more seed{'' if self.more_seeds == 1 else 's'}"
+            return f"{alone}needs more than {MAX_MORE_SEEDS} more seeds"
+        return f"{alone}needs about {self.more_seeds} more seed{'' if self.more_seeds == 1 else 's'}"
 
 
 def paired_p_value(gains: Sequence[float]) -> float:

@@ -108,19 +108,24 @@ def _masks(config: SharingConfig, result: SharingResult) -> Iterator[Claim]:
             "the top; bottom less top",
             _less(_across(bottom), _across(top)),
         )
-    attention, forward = result.part("attention"), result.part("feed-forward")
-    if attention is not None and forward is not None:
+    # Layer by layer: over all layers at once a kind's cosine has what its layers differ in as well.
+    attention, forward = (
+        [part for part in result.likeness if part.name.startswith("layer ") and part.name.endswith(kind)]
+        for kind in (" attention", " feed-forward")
+    )
+    if attention and forward:
+        counts = [sum(part.gates for part in parts) for parts in (attention, forward)]
         yield _claim(
             "Attention is more shared than feed-forward parts",
-            f"within less across {signed(fmean(attention.gap), 3)} for attention ({attention.gates} gates), "
-            f"{signed(fmean(forward.gap), 3)} for feed-forward ({forward.gates}); feed-forward less attention",
-            _less(forward.gap, attention.gap),
+            f"within less across, mean over layers, {signed(_mean_gap(attention), 3)} for attention ({counts[0]} "
+            f"gates), {signed(_mean_gap(forward), 3)} for feed-forward ({counts[1]}); feed-forward less attention",
+            _less(_gaps(forward), _gaps(attention)),
         )
         yield _claim(
             "The same, by the likeness of two languages' masks alone",
-            f"centred cosine {signed(fmean(attention.across), 3)} for attention, {signed(fmean(forward.across), 3)} "
-            "for feed-forward; attention less feed-forward",
-            _less(attention.across, forward.across),
+            f"centred cosine, mean over layers, {signed(fmean(_across(attention)), 3)} for attention, "
+            f"{signed(fmean(_across(forward)), 3)} for feed-forward; attention less feed-forward",
+            _less(_across(attention), _across(forward)),
         )
     interval = paired_difference(whole.iou_across, whole.iou_random)
     yield Claim(

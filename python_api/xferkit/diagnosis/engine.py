@@ -1,0 +1,180 @@
+"""Runs of a problem: done on several processes, kept on the disk, and estimated before anybody has waited for long."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xferkit.diagnosis.problem import Problem, RunResult, RunSpec
+from xferkit.experiments.cells import CellStore
+from xferkit.experiments.pool import run_cells
+from xferkit.experiments.progress import make_progress
+from xferkit.runs.environment import code_fingerprint, versions
+from xferkit.transfer import Declined, Estimate
+
+__all__ = ["ASK_SECONDS", "Engine", "Results", "SpecCell"]
+
+#: Longer estimates are confirmed first.
+ASK_SECONDS = 3600.0
+
+_CODE = ("data", "diagnosis", "methods", "metrics", "models", "objectives", "surgery", "trainers", "transfer")
+
+
+@dataclass(frozen=True)
+class SpecCell:
+    """A run as the pool and the store know it.
+
+    Attributes:
+        spec: fields of the :class:`~xferkit.diagnosis.problem.RunSpec` as JSON.
+        label: one phrase for progress.
+        cost: about how many times as long as a task alone it takes.
+    """
+
+    spec: str
+    label: str
+    cost: float
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> SpecCell:
+        """The cell of a run."""
+        method = "" if spec.method == "pooled" else f", {spec.method}"
+        extra = [f"{name} {value}" for name, value in (spec.options or {}).items()]
+        extra += [f"weight of {task} {value:g}" for task, value in (spec.weights or {}).items()]
+        extra += [] if spec.temperature is None else [f"temperature {spec.temperature:g}"]
+        extra += [] if spec.width == 1.0 else [f"width {spec.width:g}"]
+        tasks = "+".join(spec.tasks) if len(spec.tasks) <= 4 else f"{len(spec.tasks)} tasks"
+        cost = float(len(spec.tasks)) if spec.matching == "per_task_steps" else 1.0
+        label = f"{tasks}{method}{''.join(f', {e}' for e in extra)}, seed {spec.seed}, {spec.part}"
+        return cls(json.dumps(asdict(spec), sort_keys=True), label, cost * spec.width)
+
+    @property
+    def method(self) -> str:
+        """Runs of one name take about the same time."""
+        fields = json.loads(self.spec)
+        return f"{fields['method']} {self.cost:g} {bool(fields['observe'])}"
+
+    def describe(self) -> str:
+        """One phrase for progress and messages."""
+        return self.label
+
+    def run_spec(self) -> RunSpec:
+        """The run."""
+        fields = json.loads(self.spec)
+        return RunSpec(**{**fields, "tasks": tuple(fields["tasks"])})
+
+
+class Results:
+    """Results by their runs."""
+
+    def __init__(self, found: Mapping[SpecCell, RunResult]) -> None:
+        self._found = dict(found)
+
+    def __getitem__(self, spec: RunSpec) -> RunResult:
+        return self._found[SpecCell.of(spec)]
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __or__(self, other: Results) -> Results:
+        return Results(self._found | other._found)
+
+
+def _train(cell: SpecCell, problem: Problem) -> RunResult:
+    return problem.train(cell.run_spec())
+
+
+class Engine:
+    """Does runs and keeps them: the same folder goes on where it was stopped, and no run is done twice.
+
+    Args:
+        problem: what is trained.
+        folder: where finished runs lie.
+        workers: processes of one thread each; 0: none.
+        confirm: asked when, after the first run, more than an hour is left; False stops. None: go on.
+        note: told sentences on damaged files.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        folder: Path,
+        *,
+        workers: int = 0,
+        confirm: Callable[[Estimate], bool] | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.problem, self.workers = problem, workers
+        self._confirm, self._seconds_per_cost = confirm, 0.0
+        conditions = {
+            "code": code_fingerprint(_CODE),
+            "data": problem.fingerprint(),
+            "problem": json.dumps(
+                [problem.name, problem.target, problem.settings()], sort_keys=True, default=str
+            ),
+            **versions(),
+        }
+        self.conditions = conditions
+        self.store = CellStore[SpecCell, RunResult](
+            folder, conditions, decode=RunResult.from_json, stem=_stem, warn=note, owner="diagnosis"
+        )
+        self.reused = self.done = 0
+        self._known: dict[SpecCell, RunResult] = {}
+
+    def run(self, specs: Iterable[RunSpec], *, still_to_come: float = 0.0) -> Results:
+        """Results of all runs, those of earlier starts included.
+
+        Args:
+            specs: the runs.
+            still_to_come: cost of runs that are asked for later, for the estimate.
+
+        Raises:
+            Declined: ``confirm`` said no.
+            RunError: a run failed, or a worker was killed.
+        """
+        cells = list(dict.fromkeys(SpecCell.of(spec) for spec in specs))
+        for cell in cells:
+            if cell not in self._known and (kept := self.store.load(cell)) is not None:
+                self._known[cell] = kept
+                self.reused += 1
+        missing = [cell for cell in cells if cell not in self._known]
+        with make_progress(missing, len(cells), max(self.workers, 1), self._phrase) as progress:
+            if missing and not self._seconds_per_cost:
+                first, missing = missing[:1], missing[1:]
+                self._do(first, progress, min(1, self.workers))
+                self._ask(sum(cell.cost for cell in missing) + still_to_come, len(missing))
+            self._do(missing, progress, self.workers)
+        return Results({cell: self._known[cell] for cell in cells})
+
+    def _do(self, cells: list[SpecCell], progress: Any, workers: int) -> None:
+        def finished(cell: SpecCell, result: RunResult) -> None:
+            self.store.save(cell, result)
+            self._known[cell] = result
+            self.done += 1
+            self._seconds_per_cost = self._seconds_per_cost or result.seconds / max(cell.cost, 1e-9)
+            progress.finished(cell, result)
+
+        if cells:
+            workers = min(workers, len(cells))
+            run_cells(
+                cells, self.problem, workers=workers, run=_train, started=progress.started, finished=finished
+            )
+
+    def _phrase(self, result: RunResult) -> str:
+        """The target's score."""
+        return f"{self.problem.target} {100 * result.scores[self.problem.target]:.1f}"
+
+    def _ask(self, cost: float, runs: int) -> None:
+        seconds = self._seconds_per_cost * cost / max(self.workers, 1)
+        estimate = Estimate(runs, seconds, self.done + self.reused)
+        if seconds > ASK_SECONDS and self._confirm is not None and not self._confirm(estimate):
+            raise Declined("stopped before the long part; finished runs are kept")
+
+
+def _stem(cell: SpecCell) -> str:
+    fields: Mapping[str, Any] = json.loads(cell.spec)
+    tasks = "+".join("".join(c if c.isalnum() else "_" for c in t)[:12] for t in fields["tasks"][:3])
+    more = "+more" if len(fields["tasks"]) > 3 else ""
+    return f"{fields['method']}-{tasks}{more}-s{fields['seed']}-{fields['part']}"

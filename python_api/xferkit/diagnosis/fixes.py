@@ -1,0 +1,267 @@
+"""What repairs it, tried and not guessed: candidates race by successive halving, and the winner is measured anew.
+
+The race is scored on development data with its own seeds; the winner and the plain sum are then trained with seeds that
+the race has not seen, and scored on test data that nothing was chosen by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from xferkit.diagnosis.engine import Results
+from xferkit.diagnosis.problem import Problem, RunSpec
+from xferkit.methods import method_names
+from xferkit.metrics import Interval, paired_difference, t_interval
+from xferkit.transfer import RunError, Verdict, paired_p_value
+
+__all__ = ["Fix", "FixRace", "FixTried", "candidates", "race"]
+
+RunAll = Callable[[list[RunSpec]], Results]
+
+#: Weights that the tuned scalarisation tries for a group of sources, the others having 1.
+_SCALES = (0.1, 0.3, 3.0)
+_TEMPERATURES = (2.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A candidate.
+
+    Attributes:
+        name: in a few words.
+        kind: what it is one of: "plain sum", "scalarisation", "temperature", "surgery", "dropping", "mixture".
+        tasks: what is trained on.
+        method, options, weights, temperature: as in :class:`~xferkit.diagnosis.problem.RunSpec`.
+    """
+
+    name: str
+    kind: str
+    tasks: tuple[str, ...]
+    method: str = "pooled"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, float] | None = None
+    temperature: float | None = None
+
+    def spec(self, seed: int, part: str, matching: str) -> RunSpec:
+        """The run of a seed."""
+        return RunSpec(
+            self.tasks,
+            seed,
+            matching,  # type: ignore[arg-type]
+            self.method,
+            dict(self.options),
+            self.weights,
+            self.temperature,
+            part=part,  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True)
+class FixTried:
+    """How a candidate did in the race.
+
+    Attributes:
+        fix: the candidate.
+        scores: on development data, one a seed of the rounds that it was in.
+        rounds: how many those were.
+        problem: why it could not be tried, or "".
+    """
+
+    fix: Fix
+    scores: list[float]
+    rounds: int
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class FixRace:
+    """The race and the final measurement.
+
+    Attributes:
+        tried: all candidates, best first.
+        winner: of the race; the plain sum where nothing beat it.
+        seeds: of the final measurement, none of which the race has seen.
+        plain: test scores of the plain sum, one a seed.
+        won: test scores of the winner.
+        gain: paired difference, positive: the winner is better.
+        p: of the paired t-test.
+        verdict: HELPS, HURTS or INCONCLUSIVE: one comparison, decided by its interval.
+    """
+
+    tried: list[FixTried]
+    winner: Fix
+    seeds: list[int]
+    plain: list[float]
+    won: list[float]
+    gain: Interval
+    p: float
+    verdict: Verdict
+
+    @property
+    def sentence(self) -> str:
+        """What came out, in a sentence."""
+        if self.winner.kind == "plain sum":
+            return "Plain sum is enough: no other candidate was better on development data."
+        interval = f"{100 * self.gain.mean:+.1f} points"
+        if self.gain.n > 1:
+            interval += f" [{100 * self.gain.low:+.1f}, {100 * self.gain.high:+.1f}]"
+        fresh = f"on test data with {len(self.seeds)} fresh seeds"
+        against = f"{self.winner.name} against the plain sum: {interval} {fresh}"
+        words = {
+            Verdict.HELPS: "it helps.",
+            Verdict.HURTS: "what won on development data hurts there; the plain sum is better.",
+            Verdict.INCONCLUSIVE: "no clear difference; the plain sum may be enough.",
+        }
+        return f"{against}: {words[self.verdict]}"
+
+
+def candidates(problem: Problem, groups: Mapping[str, Sequence[str]]) -> list[Fix]:
+    """The plain sum and a tuned scalarisation, both always; temperatures, surgery, dropping, and gates."""
+    tasks = problem.tasks
+    labelled = problem.target in tasks
+    sources = tuple(task for task in tasks if task != problem.target)
+    found = [Fix("plain sum", "plain sum", tasks)]
+    parts = {
+        name: tuple(member for member in members if member in sources) for name, members in groups.items()
+    }
+    if len(parts) < 2:  # one group is all of them: source by source, then
+        parts = {source: (source,) for source in sources}
+    if labelled and sources not in parts.values():
+        parts = {"all sources": sources, **parts}
+    for name, members in parts.items():
+        if members and len(members) < len(tasks):
+            for scale in _SCALES:
+                weights = dict.fromkeys(members, scale)
+                found.append(Fix(f"weight {scale:g} for {name}", "scalarisation", tasks, weights=weights))
+    if len({size.get("train", 0) for task, size in problem.sizes().items() if task in tasks}) > 1:
+        found += [
+            Fix(f"temperature sampling, T = {t:g}", "temperature", tasks, temperature=t)
+            for t in _TEMPERATURES
+        ]
+    for name, members in parts.items():
+        kept = tuple(task for task in tasks if task not in members)
+        if members and kept:
+            found.append(Fix(f"without {name}", "dropping", kept))
+    known = method_names()
+    for method, label, kind in (
+        ("gradvac", "GradVac", "surgery"),
+        ("pcgrad", "PCGrad", "surgery"),
+        ("man_moe", "MAN-MoE", "mixture"),
+        ("language_gate", "MAN-MoE with a gate per language", "mixture"),
+        ("gate_weighted_pooling", "gate-weighted pooling", "mixture"),
+    ):
+        if method in known and len(tasks) > 1:
+            found.append(Fix(label, kind, tasks, method))
+    return list({(f.name, f.tasks): f for f in found}.values())
+
+
+def race(
+    problem: Problem,
+    fixes: Sequence[Fix],
+    run: RunAll,
+    *,
+    race_seeds: Sequence[int],
+    fresh_seeds: Sequence[int],
+    say: Callable[[str], None] = lambda text: None,
+) -> FixRace:
+    """Successive halving on development data, then the winner against the plain sum on test data with fresh seeds.
+
+    The first round has one seed for every candidate, each next one as many as all before; the better half goes on, the
+    plain sum always. (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
+    Optimization", AISTATS 2016.)
+
+    Args:
+        problem: what is trained.
+        fixes: candidates, the plain sum first.
+        run: does runs.
+        race_seeds: of the race, in the order in which rounds take them.
+        fresh_seeds: of the final measurement; none of the race's.
+        say: told what each round left.
+
+    Raises:
+        ValueError: seeds in both, no plain sum, or the plain sum itself cannot be trained.
+    """
+    if set(race_seeds) & set(fresh_seeds) or not race_seeds or not fresh_seeds:
+        raise ValueError("race: race_seeds and fresh_seeds must be different ones, at least one of each")
+    if not fixes or fixes[0].kind != "plain sum":
+        raise ValueError("race: the first candidate must be the plain sum")
+    matching = "per_task_steps" if problem.target in problem.tasks else "total_steps"
+    sign = 1.0 if problem.higher_is_better else -1.0
+    plain, alive = fixes[0], list(fixes)
+    scores: dict[str, list[float]] = {fix.name: [] for fix in fixes}
+    rounds = dict.fromkeys(scores, 0)
+    problems: dict[str, str] = {}
+    used = 0
+    while used < len(race_seeds) and len(alive) > 1:
+        take = list(race_seeds[used : used + max(1, used)])
+        used += len(take)
+        wanted = {fix.name: [fix.spec(seed, "dev", matching) for seed in take] for fix in alive}
+        results = _results(alive, wanted, run, problems)
+        alive = [fix for fix in alive if fix.name in results]
+        if plain not in alive:
+            raise ValueError(f"the plain sum cannot be trained: {problems.get(plain.name, 'unknown')}")
+        for fix in alive:
+            scores[fix.name] += [results[fix.name][spec].scores[problem.target] for spec in wanted[fix.name]]
+            rounds[fix.name] += 1
+        ranked = sorted(alive, key=lambda fix: -sign * fmean(scores[fix.name]))
+        kept = ranked[: max(1, (len(ranked) + 1) // 2)]
+        alive = kept if plain in kept else [*kept, plain]
+        say(
+            f"{len(take)} more seed{'s' if len(take) > 1 else ''}: {', '.join(fix.name for fix in alive)} go on."
+        )
+    tried = [FixTried(fix, scores[fix.name], rounds[fix.name], problems.get(fix.name, "")) for fix in fixes]
+    tried.sort(key=lambda t: (-t.rounds, -sign * fmean(t.scores) if t.scores else 0.0))
+    winner = tried[0].fix if tried[0].scores else plain
+    return _final(problem, tried, plain, winner, run, list(fresh_seeds), matching, sign)
+
+
+def _results(
+    alive: Sequence[Fix],
+    wanted: Mapping[str, list[RunSpec]],
+    run: RunAll,
+    problems: dict[str, str],
+) -> dict[str, Results]:
+    """All at once; where that fails, candidate by candidate, to tell which one it is."""
+    try:
+        every = run([spec for fix in alive for spec in wanted[fix.name]])
+        return {fix.name: every for fix in alive}
+    except (RunError, ValueError):
+        found: dict[str, Results] = {}
+        for fix in alive:
+            try:
+                found[fix.name] = run(wanted[fix.name])
+            except (RunError, ValueError) as error:
+                problems[fix.name] = str(error).partition("failed: ")[2] or str(error)
+        return found
+
+
+def _final(
+    problem: Problem,
+    tried: list[FixTried],
+    plain: Fix,
+    winner: Fix,
+    run: RunAll,
+    seeds: list[int],
+    matching: str,
+    sign: float,
+) -> FixRace:
+    ours = [winner.spec(seed, "test", matching) for seed in seeds]
+    base = [plain.spec(seed, "test", matching) for seed in seeds]
+    results = run([*base, *ours])
+    plain_scores = [results[spec].scores[problem.target] for spec in base]
+    won = [results[spec].scores[problem.target] for spec in ours]
+    gains = [sign * (a - b) for a, b in zip(won, plain_scores, strict=True)]
+    if winner.kind == "plain sum":
+        gain, p = t_interval([0.0]), 1.0
+    else:
+        gain, p = (
+            paired_difference([sign * v for v in won], [sign * v for v in plain_scores]),
+            paired_p_value(gains),
+        )
+    verdict = Verdict.INCONCLUSIVE
+    if gain.n > 1 and gain.half_width == gain.half_width:
+        verdict = Verdict.HELPS if gain.low > 0 else Verdict.HURTS if gain.high < 0 else verdict
+    return FixRace(tried, winner, seeds, plain_scores, won, gain, p, verdict)

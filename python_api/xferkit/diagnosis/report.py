@@ -1,0 +1,211 @@
+"""The report of a diagnosis: one page, JSON with everything, tables for a paper."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+
+from xferkit.diagnosis.fixes import FixRace
+from xferkit.diagnosis.pipeline import DiagnosisReport
+from xferkit.metrics import interval_record
+from xferkit.report.axes import difference_ticks
+from xferkit.report.files import write_atomic
+from xferkit.report.format import duration, percent
+from xferkit.report.heat_map import HeatMap, heat_maps_svg
+from xferkit.report.html import render_page
+from xferkit.report.svg import Difference, difference_plot
+from xferkit.runs.environment import hardware, source_commit, versions
+from xferkit.runs.schema import plain
+from xferkit.transfer import Cell, Verdict
+
+__all__ = ["report_json", "write_report"]
+
+_MARKS = {Verdict.HELPS: "helps", Verdict.HURTS: "hurts", Verdict.INCONCLUSIVE: "no clear difference"}
+
+
+def write_report(report: DiagnosisReport, folder: Path, note: Callable[[str], None]) -> Path:
+    """Write report.html, report.json, matrix.csv, matrix.tex and matrix.md; return the page."""
+    content = report_json(report)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    write_atomic(folder / "report.json", text)
+    write_atomic(folder / "matrix.csv", report.matrix.to_csv())
+    write_atomic(folder / "matrix.tex", report.matrix.to_latex())
+    write_atomic(folder / "matrix.md", report.matrix.table("markdown"))
+    page = folder / "report.html"
+    write_atomic(page, _html(report, content))
+    return page
+
+
+def report_json(report: DiagnosisReport) -> dict[str, Any]:
+    """Everything as plain values."""
+    problem = report.problem
+    return {
+        "format": 1,
+        "title": report.config.title,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "target": problem.target,
+        "tasks": list(problem.tasks),
+        "labelled_target": problem.target in problem.tasks,
+        "metric": problem.metric,
+        "higher_is_better": problem.higher_is_better,
+        "part": "dev",
+        "sizes": problem.sizes(),
+        "groups": {name: list(members) for name, members in report.groups.items()},
+        "matrix": json.loads(report.matrix.to_json()),
+        "causes": {name or "all tasks": causes.to_json() for name, causes in report.causes.items()},
+        "fixes": None if report.race is None else _race_json(report.race),
+        "sentences": _sentences(report),
+        "settings": {**plain(report.config), "problem": problem.settings()},
+        "facts": {**report.facts, "commit": source_commit(), **hardware(), **versions()},
+    }
+
+
+def _race_json(found: FixRace) -> dict[str, Any]:
+    return {
+        "tried": [
+            {
+                "name": t.fix.name,
+                "kind": t.fix.kind,
+                "scores": t.scores,
+                "rounds": t.rounds,
+                "problem": t.problem,
+            }
+            for t in found.tried
+        ],
+        "winner": {**asdict(found.winner)},
+        "fresh_seeds": found.seeds,
+        "plain_sum": found.plain,
+        "won": found.won,
+        "gain": interval_record(found.gain),
+        "p": found.p,
+        "verdict": found.verdict.value,
+        "sentence": found.sentence,
+    }
+
+
+def _sentences(report: DiagnosisReport) -> list[str]:
+    """The answer: what hurts or helps, the strongest cause that was found, and what repairs it."""
+    found = list(report.matrix.sentences[:5])
+    for name, causes in report.causes.items():
+        if causes.found:
+            found.append(f"{name}: {causes.found[0].sentence()}" if name else causes.found[0].sentence())
+    if report.race is not None:
+        found.append(report.race.sentence)
+    return found
+
+
+def _html(report: DiagnosisReport, content: dict[str, Any]) -> str:
+    problem, matrix = report.problem, report.matrix
+    return render_page(
+        "diagnosis.html",
+        title=report.config.title,
+        target=problem.target,
+        tasks=problem.tasks,
+        metric=problem.metric,
+        labelled=problem.target in problem.tasks,
+        description=problem.describe(),
+        sentences=content["sentences"],
+        matrix_svg=_matrix_plot(report, list(matrix.cells)),
+        cells=matrix.cells,
+        scores=matrix.scores,
+        clusters=report.clusters,
+        cluster_svg=_cosine_map(report),
+        groups=report.groups,
+        causes=report.causes,
+        race=report.race,
+        mean=fmean,
+        sizes=problem.sizes(),
+        notes=[*report.config.notes, *matrix.notes, *_notes(report)],
+        facts=_facts(report, content),
+        percent=percent,
+    )
+
+
+def _matrix_plot(report: DiagnosisReport, cells: list[Cell]) -> Markup | None:
+    rows = []
+    for cell in cells:
+        c, i = cell.comparison, cell.judgement.interval
+        name = c.group or ", ".join(c.sources)
+        how = {"leave_one_out": "all but ", "leave_group_out": "all but ", "all": "all: "}.get(c.kind, "")
+        label = f"{how}{name}" + (f" ({c.matching})" if len(report.matrix.plan.matchings) > 1 else "")
+        text = f"{100 * i.mean:+.1f} [{100 * i.low:+.1f}, {100 * i.high:+.1f}] {cell.judgement.phrase()}"
+        rows.append(Difference(label[:44], 100 * i.mean, 100 * i.half_width, _MARKS[cell.verdict], text))
+    if not rows:
+        return None
+    return difference_plot(
+        f"Gain of {report.problem.target} from its sources, points",
+        rows,
+        ticks=difference_ticks(rows),
+        low_text="the sources hurt",
+        high_text="the sources help",
+    )
+
+
+def _cosine_map(report: DiagnosisReport) -> Markup | None:
+    """Mean cosines between and inside groups."""
+    clusters = report.clusters.clusters
+    if len(clusters) < 2:
+        return None
+    names = tuple(list(report.groups))
+    size = len(names)
+    values = tuple(
+        tuple(
+            clusters[i].cosine if i == j else (report.clusters.between if size == 2 else None)
+            for j in range(size)
+        )
+        for i in range(size)
+    )
+    return heat_maps_svg(
+        "Cosines of gradients inside groups and between them",
+        [
+            HeatMap(
+                "Mean cosine, hundredths", tuple(n[:18] for n in names), tuple(n[:12] for n in names), values
+            )
+        ],
+    )
+
+
+def _notes(report: DiagnosisReport) -> list[str]:
+    config = report.config
+    notes = [
+        "The matrix is scored on development data, because remedies are chosen by it; test data was used for the "
+        "final measurement of the winner alone."
+        if report.race is not None
+        else "The matrix is scored on development data; test data was not used.",
+        "A flag of a cause says that something differs from its null beside sources that hurt or help: it is a sign "
+        "and not a proof. Causes are measured one by one and not corrected for their number.",
+    ]
+    if config.budget == "quick":
+        notes.append(
+            "Sources were grouped by the cosine of their gradients and tested as groups: a source inside a group may "
+            "do otherwise than its group (--budget pairs tests each), and one matching of compute was trained."
+        )
+    if report.race is None:
+        notes.append("No remedy was tried (--try-fixes).")
+    else:
+        notes.append(
+            f"{len(report.race.tried)} remedies raced on development data with {len(config.race_seeds)} seeds; only "
+            "the winner was measured on test data."
+        )
+    return notes
+
+
+def _facts(report: DiagnosisReport, content: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = report.facts
+    where = f"{facts['workers']} workers of one thread" if facts["workers"] else "one process"
+    return [
+        ("Date", content["date"]),
+        ("Time", f"{facts['runs']} runs, {facts['runs_reused']} from earlier starts; {duration(facts['wall_seconds'])} "
+                 f"with {where}"),
+        ("Data", f"SHA-256 {facts['conditions']['data'][:16]}"),
+        ("Commit", source_commit() or "unknown"),
+        *((name, str(value)) for name, value in {**hardware(), **versions()}.items()),
+        *((name, str(value)) for name, value in plain(report.config).items()),
+    ]  # fmt: skip

@@ -1,0 +1,199 @@
+"""Texts of one's own files: which domains, languages or sources of labelled texts help a target?"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xferkit.data.hashing import character_grams, hash_bucket, split_words
+from xferkit.data.lexicon import EncodedTokens
+from xferkit.data.ragged import Ragged
+from xferkit.data.records import Columns
+from xferkit.diagnosis.folder import Row, TaskFiles, read_folder
+from xferkit.diagnosis.problem import Part, SplitName
+from xferkit.diagnosis.recipe import Recipe, scaled
+from xferkit.diagnosis.training import TaskData, TrainedProblem, known_task
+from xferkit.models import Encoder, TokenSequences
+
+__all__ = ["BagEncoder", "TextProblem", "hashed_bag", "ngram_matrix"]
+
+_BUCKETS = 2**15
+_GRAM = 4
+_DIM, _HIDDEN = 32, 64
+
+RECIPE = Recipe(
+    steps=150,
+    batch_size=32,
+    learning_rate=5e-3,
+    dropout=0.3,
+    sizes={
+        "hidden_dim": _HIDDEN,
+        "private_dim": 32,
+        "expert_hidden": 32,
+        "predictor_hidden": _HIDDEN,
+        "discriminator_hidden": _HIDDEN,
+        "lambda1": 0.1,
+        "lambda2": 0.1,
+        "detach_gate_input": False,
+    },
+)
+
+
+@cache
+def _grams(word: str, buckets: int) -> tuple[int, ...]:
+    return tuple(hash_bucket(f"g:{gram}", buckets) for gram in character_grams(word, _GRAM))
+
+
+def hashed_bag(
+    text: str, buckets: int = _BUCKETS, *, lowercase: bool = True, max_words: int = 256
+) -> list[int]:
+    """The distinct buckets, each in ``[0, buckets)``, of a text's words, pairs of words and character 4-grams."""
+    words = split_words(text, lowercase=lowercase, max_words=max_words)
+    found = {hash_bucket(f"w:{word}", buckets) for word in words}
+    found.update(hash_bucket(f"p:{a} {b}", buckets) for a, b in itertools.pairwise(words))
+    for word in set(words):
+        found.update(_grams(word, buckets))
+    return sorted(found)
+
+
+def ngram_matrix(texts: Iterable[str], dim: int = 512, *, lowercase: bool = True) -> NDArray[np.float32]:
+    """Hashed n-grams as features, ``float32[n, dim]``: rows of length 1 of log(1 + number of distinct n-grams)."""
+    rows = []
+    for text in texts:
+        counts = np.bincount(np.array(hashed_bag(text, lowercase=lowercase), np.int64) % dim, minlength=dim)
+        row = np.log1p(counts).astype(np.float32)
+        rows.append(row / max(float(np.linalg.norm(row)), 1e-12))
+    return np.stack(rows) if rows else np.zeros((0, dim), np.float32)
+
+
+class BagEncoder(nn.Module):
+    """``dropout(relu(W (sum of the embeddings of a text's n-grams) / sqrt(their number) + b))``.
+
+    Embeddings start at zero, so that n-grams that training never met add nothing.
+
+    Args:
+        buckets: hash buckets.
+        dim: size of the embeddings.
+        out_dim: size of the features.
+        dropout: on the features.
+
+    Shape:
+        :class:`~xferkit.models.TokenSequences` of n texts, tokens being buckets from 1 on -> ``float32[n, out_dim]``.
+    """
+
+    is_sequence = False
+
+    def __init__(self, buckets: int, dim: int, out_dim: int, *, dropout: float) -> None:
+        super().__init__()
+        self.out_dim = out_dim
+        self.embedding = nn.EmbeddingBag(buckets + 1, dim, mode="sum", padding_idx=0)
+        nn.init.zeros_(self.embedding.weight)
+        self.hidden = nn.Linear(dim, out_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs: TokenSequences) -> Tensor:
+        """Features of the texts."""
+        bag = self.embedding(inputs.ids) / inputs.lengths.sqrt().unsqueeze(1)
+        return self.dropout(torch.relu(self.hidden(bag)))
+
+
+class TextProblem(TrainedProblem):
+    """Text classification from a folder of files, one task a file or a few files; see :mod:`xferkit.diagnosis.folder`.
+
+    The model is a hashed bag of words, word pairs and character n-grams, with one classifier over the classes of all
+    tasks; an answer is one of the classes that its task has in training (a task without training rows: any).
+
+    Args:
+        folder: where the files are.
+        target: the task in question.
+        tasks: those to read beside the target; None: all.
+        columns: which columns hold what.
+        recipe: how a task alone is trained.
+
+    Raises:
+        DataError: as :func:`~xferkit.diagnosis.folder.read_folder` says.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        target: str,
+        tasks: Sequence[str] | None = None,
+        *,
+        columns: Columns | None = None,
+        recipe: Recipe = RECIPE,
+    ) -> None:
+        self.files = read_folder(folder, target, tasks, columns)
+        names = tuple(name for name, task in self.files.items() if task.labelled)
+        super().__init__("texts", target, names, recipe)
+        self.classes = tuple(sorted({row.label for name in names for row in self.files[name].rows["train"]}))
+        self._encoded = {name: self._encode(task) for name, task in self.files.items()}
+
+    @property
+    def _num_classes(self) -> int:
+        return len(self.classes)
+
+    def _encode(self, task: TaskFiles) -> TaskData:
+        number = {name: i for i, name in enumerate(self.classes)}
+
+        def part(rows: Sequence[Row]) -> tuple[EncodedTokens, Tensor]:
+            bags = [[2 * (bucket + 1) for bucket in hashed_bag(row.text) or [0]] for row in rows]
+            labels = torch.tensor([number[row.label] for row in rows], dtype=torch.int64)
+            return EncodedTokens(Ragged.from_lists(bags), with_flags=False), labels
+
+        train = part(task.rows["train"]) if task.labelled else None
+        classes = sorted({number[row.label] for row in task.rows["train"]})
+        parts: dict[Part, tuple[EncodedTokens, Tensor]] = {
+            "dev": part(task.rows["dev"]),
+            "test": part(task.rows["test"]),
+        }
+        return TaskData(parts, train, train[0] if train else None, tuple(classes) or None)
+
+    def _data(self, tasks: tuple[str, ...]) -> dict[str, TaskData]:
+        return self._encoded
+
+    def _encoder(self, width: float) -> Encoder:
+        return BagEncoder(_BUCKETS, scaled(_DIM, width), scaled(_HIDDEN, width), dropout=self.recipe.dropout)
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Rows by task and split."""
+        return {
+            name: {split: len(rows) for split, rows in task.rows.items()} for name, task in self.files.items()
+        }
+
+    def describe(self) -> str:
+        """The problem in a few sentences."""
+        return (
+            f"Texts of {len(self.everything)} tasks in {len(self.classes)} classes, scored on {self.target}. A hashed "
+            f"bag of words, word pairs and character {_GRAM}-grams with one hidden layer. {self.trained()}"
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every task, split, text and class as they were read."""
+        digest = hashlib.sha256()
+        for name in sorted(self.files):
+            digest.update(self.files[name].digest().encode())
+        return digest.hexdigest()
+
+    def texts(self, task: str, split: SplitName = "train") -> tuple[str, ...]:
+        """The texts."""
+        return tuple(row.text for row in self._rows(task, split))
+
+    def labels(self, task: str, split: SplitName = "train") -> tuple[str, ...]:
+        """Their classes."""
+        return tuple(row.label for row in self._rows(task, split))
+
+    def _rows(self, task: str, split: SplitName) -> tuple[Row, ...]:
+        return self.files[known_task(task, self.everything)].rows[split]
+
+    def encode(self, task: str) -> NDArray[np.float32] | None:
+        """Hashed n-grams of the training texts (of a target without any: the texts it is developed on)."""
+        return ngram_matrix(self.texts(task) or self.texts(task, "dev"))

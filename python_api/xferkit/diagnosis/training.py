@@ -1,0 +1,258 @@
+"""What all problems share: batches matched in compute, methods built from a recipe, one training, every task scored."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xferkit.data.errors import close_name
+from xferkit.data.ragged import RaggedLabels, Texts
+from xferkit.data.seeding import derive_seed, seeded
+from xferkit.data.streams import DomainData
+from xferkit.diagnosis.batches import TaskStream, equal_shares, temperature_shares
+from xferkit.diagnosis.observe import GradientObserver, halves_of, look_steps
+from xferkit.diagnosis.problem import Look, Part, RunResult, RunSpec
+from xferkit.diagnosis.recipe import Recipe, method_settings, scaled
+from xferkit.methods import ClassifierMethod, ClassifierSpec, Pooled, build_method
+from xferkit.models import Encoder
+from xferkit.trainers import Trainer
+
+__all__ = ["TaskData", "TrainedProblem", "known_task"]
+
+Labels = Tensor | RaggedLabels
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task as numbers.
+
+    Attributes:
+        parts: inputs and labels that it is scored on; a label of -1 is one that no model can give.
+        labelled: inputs and labels to train on; None: a target without labels.
+        unlabelled: training inputs that methods may read without labels.
+        classes: numbers of the classes that the task has; None: all of them.
+    """
+
+    parts: Mapping[Part, tuple[Texts, Labels]]
+    labelled: tuple[Texts, Labels] | None
+    unlabelled: Texts | None = None
+    classes: tuple[int, ...] | None = None
+
+
+def known_task(task: str, tasks: tuple[str, ...]) -> str:
+    """The task itself.
+
+    Raises:
+        ValueError: there is none of that name; the sentence names the nearest one.
+    """
+    if task not in tasks:
+        raise ValueError(f"no task {task!r}{close_name(task, tasks)}; expected one of {', '.join(tasks)}")
+    return task
+
+
+class TrainedProblem(ABC):
+    """A problem that is trained by the methods of :mod:`xferkit.methods`.
+
+    Args:
+        name: short name.
+        target: the task in question.
+        tasks: what can be trained on.
+        recipe: how.
+    """
+
+    metric = "accuracy"
+    higher_is_better = True
+    tagging = False
+
+    def __init__(self, name: str, target: str, tasks: tuple[str, ...], recipe: Recipe) -> None:
+        self.name, self.target, self.tasks, self.recipe = name, target, tasks, recipe
+
+    @property
+    def everything(self) -> tuple[str, ...]:
+        """The tasks, and the target where it is none of them."""
+        return self.tasks if self.target in self.tasks else (*self.tasks, self.target)
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values that decide a run beside the data."""
+        return {"name": self.name, "target": self.target, "tasks": list(self.tasks), **asdict(self.recipe)}
+
+    def trained(self) -> str:
+        """How a task alone is trained, in a sentence."""
+        r = self.recipe
+        return (
+            f"A task alone makes {r.steps} steps of {r.batch_size} examples with Adam at {r.learning_rate:g}, falling "
+            "along a cosine; the last weights count."
+        )
+
+    @abstractmethod
+    def _data(self, tasks: tuple[str, ...]) -> dict[str, TaskData]:
+        """Every task as numbers, read with what is known from the training examples of ``tasks``."""
+
+    @abstractmethod
+    def _encoder(self, width: float) -> Encoder:
+        """A new encoder, drawn from torch's generator."""
+
+    @property
+    @abstractmethod
+    def _num_classes(self) -> int:
+        """Classes, or tags, of all tasks together."""
+
+    def train(self, spec: RunSpec) -> RunResult:
+        """Train one model and score every task; the same spec gives the same result on the same machine.
+
+        Raises:
+            ValueError: a task or method that does not exist, or settings that do not go together.
+        """
+        for task in spec.tasks:
+            known_task(task, self.tasks)
+        tasks = tuple(task for task in self.tasks if task in spec.tasks)
+        start = time.perf_counter()
+        data = self._data(tasks)
+        streams = self._streams(spec, tasks, data)
+        labelled = streams["labelled"]
+        with seeded(derive_seed(spec.seed, "run")):
+            method = self._method(spec, tasks, data)
+            look = _Looks(spec, self.recipe, method, labelled.domains)
+            trainer = Trainer(
+                schedule="cosine",
+                progress="silent",
+                title=f"{self.name} {spec.method} {spec.seed}",
+                clip_norm=self.recipe.clip_norm,
+                device="cpu",
+                log_every=self.recipe.steps,
+                select="last",
+                eval_every=1 if spec.observe else 0,
+            )
+            history = trainer.fit(method, streams, self.recipe.steps, evaluate=look if spec.observe else None)
+            right = {
+                task: self._right(method, data[task], spec.part, self._number(method, task, tasks))
+                for task in self.everything
+            }
+        return RunResult(
+            scores={task: float(found.double().mean()) for task, found in right.items()},
+            correct={self.target: right[self.target].int().tolist()},
+            steps=history.steps,
+            examples=dict(labelled.seen),
+            seconds=time.perf_counter() - start,
+            looks=look.found,
+        )
+
+    def _streams(
+        self, spec: RunSpec, tasks: tuple[str, ...], data: Mapping[str, TaskData]
+    ) -> dict[str, TaskStream]:
+        domains = []
+        for task in tasks:
+            labelled = data[task].labelled
+            assert labelled is not None, "only tasks with labels are trained on"
+            domains.append(DomainData(task, *labelled))
+        size = self.recipe.batch_size * (len(tasks) if spec.matching == "per_task_steps" else 1)
+        shares = equal_shares(len(domains))
+        if spec.temperature is not None:
+            shares = temperature_shares([len(d.inputs) for d in domains], spec.temperature)
+        texts = []
+        for domain in domains:
+            free = data[domain.name].unlabelled
+            texts.append(DomainData(domain.name, domain.inputs if free is None else free))
+        own = data[self.target].unlabelled
+        if self.target not in tasks and own is not None:
+            texts.append(DomainData(self.target, own))
+        # As many texts of each language as in the other stream, or about as many where they share a batch.
+        count = round(size * len(texts) / len(tasks))
+        return {
+            "labelled": TaskStream(domains, size, shares, seed=spec.seed, name="labelled"),
+            "unlabelled": TaskStream(
+                texts, count, equal_shares(len(texts)), seed=spec.seed, name="unlabelled"
+            ),
+        }
+
+    def _method(
+        self, spec: RunSpec, tasks: tuple[str, ...], data: Mapping[str, TaskData]
+    ) -> ClassifierMethod:
+        config = method_settings(spec, self.recipe)
+        values = {
+            name: getattr(config, name, getattr(self.recipe, name))
+            for name in ("dropout", "learning_rate", "weight_decay")
+        }
+        built = build_method(
+            spec.method,
+            ClassifierSpec(
+                make_encoder=lambda: self._encoder(spec.width),
+                num_classes=self._num_classes,
+                num_sources=len(tasks),
+                target_inputs=data[self.target].unlabelled,
+                hidden_dim=scaled(int(self.recipe.sizes.get("hidden_dim", 0)), spec.width) or None,
+                tagging=self.tagging,
+                source_names=tasks,
+                **values,
+            ),
+            config,
+        )
+        if spec.weights is not None or spec.temperature is not None:
+            if not isinstance(built, Pooled):
+                raise ValueError(
+                    f"method {spec.method!r} does not weigh tasks; expected 'pooled' where weights or a temperature "
+                    "are given"
+                )
+            weights = equal_shares(len(tasks))
+            if spec.temperature is not None:
+                labelled = [data[task].labelled for task in tasks]
+                weights = temperature_shares([len(x[0]) for x in labelled if x], spec.temperature)
+            given = [float(w) * (spec.weights or {}).get(t, 1.0) for w, t in zip(weights, tasks, strict=True)]
+            built.set_weights(torch.tensor(given) / sum(given))
+        return built
+
+    def _number(self, method: ClassifierMethod, task: str, tasks: tuple[str, ...]) -> int | None:
+        # A gate per language was measured on the target's own training texts, with labels or without.
+        gated = getattr(method, "target_gate", None) is not None
+        return None if task not in tasks or (gated and task == self.target) else tasks.index(task)
+
+    def _right(self, method: ClassifierMethod, data: TaskData, part: Part, number: int | None) -> Tensor:
+        """``bool``, of each example (of a tagger: of each token) whether it was right."""
+        texts, labels = data.parts[part]
+        gold = labels.flat.long() if isinstance(labels, RaggedLabels) else labels
+        lengths = labels.lengths if isinstance(labels, RaggedLabels) else torch.ones(len(texts)).long()
+        starts = lengths.cumsum(0) - lengths
+        best = torch.full_like(gold, -2)
+        barred = torch.zeros(self._num_classes, dtype=torch.bool)
+        if data.classes is not None:
+            barred[:] = True
+            barred[list(data.classes)] = False
+        for index in texts.lengths.argsort(stable=True).split(64 if self.tagging else 256):
+            log_probs = method.predict(texts.select(index), number).masked_fill(barred, -torch.inf)
+            found = log_probs.argmax(-1)
+            if not self.tagging:
+                best[index] = found
+                continue
+            mask = torch.arange(found.shape[1]) < lengths[index].unsqueeze(1)
+            best[(starts[index].unsqueeze(1) + torch.arange(found.shape[1]))[mask]] = found[mask]
+        return best == gold
+
+
+class _Looks:
+    """Looks at the training after some of its steps; to be called after each."""
+
+    def __init__(
+        self, spec: RunSpec, recipe: Recipe, method: ClassifierMethod, domains: list[DomainData]
+    ) -> None:
+        self.found: list[Look] = []
+        self._step = 0
+        self._due = frozenset(look_steps(recipe.steps, spec.observe)) if spec.observe else frozenset()
+        self._observer: GradientObserver | None = None
+        if spec.observe:
+            halves = {}
+            for number, d in enumerate(domains):
+                assert d.labels is not None
+                halves[d.name] = halves_of(d.name, number, d.inputs, d.labels, recipe.observed, spec.seed)
+            self._observer = GradientObserver(method, halves)
+
+    def __call__(self) -> Mapping[str, float]:
+        self._step += 1
+        if self._observer is not None and self._step in self._due:
+            self.found.append(self._observer.look(self._step))
+        return {}

@@ -1,0 +1,196 @@
+"""``diagnose``: does this source help or hurt me? For any training that can be called as a function."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xferkit.experiments.cells import CellStore
+from xferkit.runs.errors import RunError
+from xferkit.transfer.calling import (
+    CallStyle,
+    Outcome,
+    call_style,
+    decode_outcome,
+    function_conditions,
+    require_picklable,
+)
+from xferkit.transfer.diagnosis import Diagnosis, assemble
+from xferkit.transfer.plan import Budget, Matching, Plan, Run, make_plan
+from xferkit.transfer.work import Estimate, RunProgress, Work
+
+__all__ = ["diagnose"]
+
+_FULL_MATCHINGS: tuple[Matching, ...] = ("per_task_steps", "total_steps")
+
+
+def diagnose(
+    train_fn: Callable[..., Mapping[str, Any]],
+    tasks: Sequence[str],
+    seeds: int | Sequence[int] = 5,
+    *,
+    target: str | Sequence[str] | None = None,
+    budget: Budget = "pairs",
+    groups: Mapping[str, Sequence[str]] | None = None,
+    matchings: Matching | Sequence[Matching] | None = None,
+    higher_is_better: bool | Mapping[str, bool] = True,
+    confidence: float = 0.95,
+    out: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workers: int = 0,
+    on_progress: Callable[[RunProgress], None] | None = None,
+    confirm: Callable[[Estimate], bool] | None = None,
+) -> Diagnosis:
+    """Which tasks help a target, which hurt, by how much, and how sure that is. For any framework.
+
+    ``train_fn(tasks, seed)`` trains the named tasks together and returns ``{task: score}`` on their test data: the
+    same algorithm for every set of tasks, one task included. The gain of a target from a source is its score when
+    trained with it minus its score without, of one seed, turned so that positive means "helps"; a cell's verdict
+    comes from the paired t-interval over seeds, with Holm over all cells.
+
+    How much training a task has in company is up to the function, unless it has a parameter ``matching`` (it is given
+    ``"per_task_steps"`` or ``"total_steps"``, see :data:`~xferkit.transfer.plan.Matching`) or ``run`` (a
+    :class:`~xferkit.transfer.plan.Run`, whose ``steps(alone)`` gives each task's steps). S, the steps of a task alone,
+    must be the same for all tasks under ``total_steps``.
+
+    Instead of a score it may return one number per test example of a task, the same examples in the same order in
+    every run; their mean is the score, and the cell gets a bootstrap interval over test examples too.
+
+    With `out`, every finished run is a file there; the same call after a stop, a kill or a power cut does what is
+    missing. A run is used again only where its tasks, seed and matching, the text and plain arguments of ``train_fn``
+    and `settings` are the same, so more seeds, tasks or a larger budget cost only what is new.
+
+    Args:
+        train_fn: the training. With `workers`, picklable: a function of a module, or a partial of one.
+        tasks: two or more names.
+        seeds: how many (1 to n), or which.
+        target: the task in question, or several; None: each one.
+        budget: ``pairs``: each source with the target; ``groups``: `groups` alone; ``full``: pairs, all tasks,
+            all but one.
+        groups: sources that are tested together, by a name.
+        matchings: which of ``per_task_steps`` and ``total_steps`` to run; None: the first, and both with ``full``.
+            For a function without ``matching`` and ``run``: the one that it follows; None: none (``own``).
+        higher_is_better: False for losses and errors; by task where they differ.
+        confidence: of each interval, and 1 minus the chance that any verdict is false; in (0, 1).
+        out: folder of finished runs; None: they are kept nowhere.
+        settings: what else decides results (data, sizes, versions), plain JSON values: other ones, other runs.
+        workers: processes of one thread each; 0: none, everything in this process.
+        on_progress: called when a run ended.
+        confirm: asked when, after a timed first run, more than an hour is left; False stops. None: go on.
+
+    Raises:
+        ValueError: an argument is not as expected.
+        Declined: `confirm` said no.
+        RunError: a run failed or returned something else (the message names the run), another process writes to
+            `out`, or it cannot be written to. Finished runs are kept.
+    """
+    style = call_style(train_fn)
+    chosen = _matchings(style, matchings, budget)
+    plan = make_plan(tasks, seeds, target=target, budget=budget, groups=groups, matchings=chosen)
+    direction = _directions(higher_is_better, plan.targets)
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers!r}")
+    conditions = function_conditions(train_fn, settings)
+    if workers:
+        _refuse_in_worker()
+        require_picklable(train_fn)
+    notes: list[str] = []
+    with _opened(out, conditions, notes) as store:
+        outcomes = _finished_runs(plan, store)
+        Work(plan, outcomes, store, workers, on_progress, confirm).do((train_fn, style))
+    notes = [*_method_notes(plan, confidence, style), *notes]
+    return assemble(plan, outcomes, higher_is_better=direction, confidence=confidence, notes=notes)
+
+
+def _matchings(
+    style: CallStyle, given: Matching | Sequence[Matching] | None, budget: str
+) -> tuple[Matching, ...]:
+    if given is None:
+        if style == "plain":
+            return ("own",)
+        return _FULL_MATCHINGS if budget == "full" else _FULL_MATCHINGS[:1]
+    chosen: tuple[Matching, ...] = (given,) if isinstance(given, str) else tuple(given)
+    if style == "plain" and len(chosen) > 1:
+        raise ValueError(
+            f"train_fn(tasks, seed) trains one way and cannot follow the matchings {', '.join(chosen)}; give it a "
+            "parameter `matching` or `run`, or name the one that it follows"
+        )
+    return chosen
+
+
+def _directions(given: bool | Mapping[str, bool], targets: Sequence[str]) -> dict[str, bool]:
+    if isinstance(given, bool):
+        return dict.fromkeys(targets, given)
+    if not isinstance(given, Mapping):
+        raise ValueError(f"higher_is_better must be True, False or {{task: bool}}, got {given!r}")
+    for task in targets:
+        if not isinstance(given.get(task), bool):
+            raise ValueError(f"higher_is_better must be True or False for {task!r}, got {given.get(task)!r}")
+    return {task: given[task] for task in targets}
+
+
+@contextlib.contextmanager
+def _opened(
+    out: str | os.PathLike[str] | None, conditions: Mapping[str, str], notes: list[str]
+) -> Iterator[CellStore[Run, Outcome] | None]:
+    if out is None:
+        yield None
+        return
+    try:
+        store = CellStore[Run, Outcome](
+            Path(out) / "runs",
+            conditions,
+            decode=decode_outcome,
+            stem=_stem,
+            warn=notes.append,
+            owner="diagnosis",
+        )
+        with store.locked():
+            yield store
+    except OSError as error:
+        raise RunError(f"cannot write to {error.filename or out}: {error.strerror or error}") from error
+
+
+def _stem(run: Run) -> str:
+    names = "+".join(re.sub(r"[^A-Za-z0-9_-]", "_", task)[:16] for task in run.tasks[:4])
+    return f"{names}{'+more' if len(run.tasks) > 4 else ''}-{run.matching}-seed{run.seed}"
+
+
+def _finished_runs(plan: Plan, store: CellStore[Run, Outcome] | None) -> dict[Run, Outcome]:
+    if store is None:
+        return {}
+    return {run: outcome for run in plan.runs if (outcome := store.load(run)) is not None}
+
+
+def _refuse_in_worker() -> None:
+    # A worker imports the script that started it; without the guard it would start workers itself.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RunError(
+            "diagnose with workers was called while a worker was importing the script; put the call under "
+            '`if __name__ == "__main__":`'
+        )
+
+
+def _method_notes(plan: Plan, confidence: float, style: CallStyle) -> list[str]:
+    percent = f"{100.0 * confidence:g} %"
+    notes = [
+        f"Gains are paired over seeds {', '.join(map(str, plan.seeds))}; intervals are {percent} Student t-intervals "
+        f"of one comparison each; verdicts hold for all {len(plan.comparisons)} comparisons together (Holm).",
+        "A negative gain means that the source hurts; the negative transfer gap is minus the gain, in the score "
+        "returned.",
+    ]
+    if plan.matchings == ("own",):
+        notes.append(
+            "The training was not matched: a gain may come from more or fewer steps on the target as well as from "
+            "the source."
+        )
+    elif style == "plain":
+        notes.append(f"That training follows {plan.matchings[0]} is the caller's word; it was not checked.")
+    return notes
