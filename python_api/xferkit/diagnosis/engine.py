@@ -148,6 +148,20 @@ class Engine:
             self._do(missing, progress, self.workers)
         return Results({cell: self._known[cell] for cell in cells})
 
+    def gates(self, method: str) -> list[dict[str, float]]:
+        """Gate weights of all runs of a method so far that trained on all tasks and were scored on development data."""
+        found = []
+        for cell, result in self._known.items():
+            spec = cell.run_spec()
+            if (
+                spec.method == method
+                and spec.part == "dev"
+                and result.gates
+                and spec.tasks == self.problem.tasks
+            ):
+                found.append(result.gates)
+        return found
+
     def _do(self, cells: list[SpecCell], progress: Any, workers: int) -> None:
         def finished(cell: SpecCell, result: RunResult) -> None:
             self.store.save(cell, result)

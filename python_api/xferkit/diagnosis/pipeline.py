@@ -17,7 +17,7 @@ from xferkit.diagnosis.why import find_causes, source_clusters
 from xferkit.runs.environment import num_cores
 from xferkit.runs.errors import RunError
 from xferkit.transfer import Diagnosis, Estimate
-from xferkit.transfer.causes import Cause, RankedCauses, SourceClusters, capacity
+from xferkit.transfer.causes import Cause, RankedCauses, SourceClusters, capacity, gate_choice
 
 __all__ = ["DiagnosisReport", "run_diagnosis"]
 
@@ -110,7 +110,6 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
     for sentence in matrix.sentences:
         say(sentence)
     extra, reasons = _capacity(config, problem, engine, groups, results)
-    causes = find_causes(problem, looked, groups, clusters, extra, reasons, say)
     tried = None
     if config.try_fixes:
         say("Trying what may repair it.")
@@ -123,6 +122,8 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
             say=say,
         )
         say(tried.sentence)
+    gates = _gates(problem, engine, matrix)
+    causes = find_causes(problem, looked, groups, clusters, [*extra, *gates], reasons, say)
     facts = {
         "wall_seconds": time.monotonic() - begin,
         "runs": engine.done + engine.reused,
@@ -141,6 +142,18 @@ def _groups(clusters: SourceClusters) -> dict[str, tuple[str, ...]]:
         label = ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} alike"
         found[label] = names
     return found
+
+
+def _gates(problem: Problem, engine: Engine, matrix: Diagnosis) -> list[Cause]:
+    """Whether a gate prefers what helps, where the remedies trained one."""
+    weights = engine.gates("man_moe") or engine.gates("language_gate")
+    sources = [task for task in problem.tasks if all(task in row for row in weights)]
+    if not weights or len(sources) < 2:
+        return []
+    single = {c.sources[0]: c.gain for c in matrix.cells if len(c.sources) == 1}
+    gains = [single[task] for task in sources] if all(task in single for task in sources) else None
+    rows = [[row[task] / sum(row[t] for t in sources) for task in sources] for row in weights]
+    return [gate_choice(rows, sources, gains=gains)]
 
 
 def _cost(spec: RunSpec) -> float:

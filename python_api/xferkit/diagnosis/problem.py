@@ -112,6 +112,8 @@ class RunResult:
         examples: by task trained on, labelled examples drawn; one that came in two passes counts twice.
         seconds: wall time of training and scoring.
         looks: see :class:`Look`.
+        gates: by task trained on, the mean weight that a method's gate puts on it for the target's texts; empty for
+            methods without one.
     """
 
     scores: dict[str, float]
@@ -120,6 +122,7 @@ class RunResult:
     examples: dict[str, int]
     seconds: float
     looks: list[Look] = field(default_factory=list)
+    gates: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RunResult:

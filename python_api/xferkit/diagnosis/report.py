@@ -132,9 +132,9 @@ def _matrix_plot(report: DiagnosisReport, cells: list[Cell]) -> Markup | None:
     rows = []
     for cell in cells:
         c, i = cell.comparison, cell.judgement.interval
-        name = c.group or ", ".join(c.sources)
-        how = {"leave_one_out": "all but ", "leave_group_out": "all but ", "all": "all: "}.get(c.kind, "")
-        label = f"{how}{name}" + (f" ({c.matching})" if len(report.matrix.plan.matchings) > 1 else "")
+        label = (c.group or ", ".join(c.sources)) + (
+            f" ({c.matching})" if len(report.matrix.plan.matchings) > 1 else ""
+        )
         text = f"{100 * i.mean:+.1f} [{100 * i.low:+.1f}, {100 * i.high:+.1f}] {cell.judgement.phrase()}"
         rows.append(Difference(label[:44], 100 * i.mean, 100 * i.half_width, _MARKS[cell.verdict], text))
     if not rows:

@@ -141,7 +141,16 @@ class TrainedProblem(ABC):
             examples=dict(labelled.seen),
             seconds=time.perf_counter() - start,
             looks=look.found,
+            gates=self._gates(method, data[self.target], spec.part, tasks),
         )
+
+    def _gates(
+        self, method: ClassifierMethod, data: TaskData, part: Part, tasks: tuple[str, ...]
+    ) -> dict[str, float]:
+        weigh = getattr(method, "source_weights", None)
+        texts = data.parts[part][0]
+        weights = weigh(texts.select(torch.arange(min(len(texts), 256)))) if weigh is not None else None
+        return {} if weights is None else dict(zip(tasks, weights.tolist(), strict=True))
 
     def _streams(
         self, spec: RunSpec, tasks: tuple[str, ...], data: Mapping[str, TaskData]

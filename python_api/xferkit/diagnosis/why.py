@@ -22,6 +22,7 @@ from xferkit.transfer.causes import (
     leakage,
     missing_classes,
     rank_causes,
+    token_costs,
     word_coverage,
 )
 
@@ -76,10 +77,12 @@ def find_causes(
         not_measured: reasons for what was not.
         note: told what failed.
     """
-    reasons = {"gate weights": "no gate was trained", "mask overlap": "no masks were trained"}
+    reasons = {
+        "gate weights": "no gate was trained; --try-fixes trains some",
+        "mask overlap": "no masks were trained",
+    }
     everything: list[Cause] = [clusters, *_dominations(problem, observed), *extra]
-    leaks = _leakage(problem, note)
-    everything += [] if leaks is None else [leaks]
+    everything += [cause for cause in (_leakage(problem, note), _tokens(problem, note)) if cause is not None]
     found = {"": _ranked(everything, {**reasons, **(not_measured or {})}, "measured by group")}
     for name, members in groups.items():
         causes: list[Cause] = []
@@ -141,6 +144,21 @@ def _leakage(problem: Problem, note: Callable[[str], None]) -> Cause | None:
         return leakage(TextPart(f"{problem.target} test", texts[:_MOST_TEXTS]), others)
     except ValueError as error:
         note(f"duplicates were not measured: {error}")
+        return None
+
+
+def _tokens(problem: Problem, note: Callable[[str], None]) -> Cause | None:
+    """Unknown words and their number, of every task's texts."""
+    texts = {
+        task: list(problem.texts(task, "train"))[:_MOST_TEXTS] for task in {*problem.tasks, problem.target}
+    }
+    texts = {task: found for task, found in sorted(texts.items()) if found and isinstance(found[0], str)}
+    if problem.target not in texts or len(texts) < 2:
+        return None
+    try:
+        return token_costs(texts, problem.target)
+    except ValueError as error:
+        note(f"the costs of tokens were not measured: {error}")
         return None
 
 

@@ -10,6 +10,8 @@ from xferkit.transfer.statistics import Judgement, Verdict
 
 __all__ = ["amount", "matching_phrase", "sentence", "signed_interval", "sources_phrase"]
 
+_MOST_NAMES = 5
+
 _MATCHINGS = {
     "per_task_steps": "same steps per task",
     "total_steps": "same total steps",
@@ -42,6 +44,12 @@ def sources_phrase(c: Comparison) -> str:
     return f"{c.group} ({', '.join(c.sources)})" if c.group else " + ".join(c.sources)
 
 
+def _company(c: Comparison) -> str:
+    """The tasks that are trained together, or how many, where a reader would lose count."""
+    names = c.with_tasks
+    return " + ".join(names) if len(names) <= _MOST_NAMES else f"all {len(names)} tasks"
+
+
 def _verb(c: Comparison, verdict: Verdict) -> str:
     several = len(c.sources) > 1 and not c.group
     return f"together {verdict.value[:-1]}" if several else verdict.value
@@ -55,7 +63,7 @@ def sentence(c: Comparison, judgement: Judgement, points: bool) -> str:
     """
     i, unit = judgement.interval, " points" if points else ""
     seeds = f"{i.n} seed{'' if i.n == 1 else 's'}"
-    place = "" if c.kind in ("pair", "group", "all") else f"Among {' + '.join(c.with_tasks)}: "
+    place = "" if c.kind in ("pair", "group", "all") else f"Among {_company(c)}: "
     how = matching_phrase(c.matching)
     if judgement.verdict is Verdict.INCONCLUSIVE:
         known = f"{amount(i.mean, points, signed=True)}{unit} {signed_interval(i, points)}".rstrip()
