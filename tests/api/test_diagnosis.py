@@ -269,7 +269,9 @@ def test_bad_files_are_one_sentence_and_exit_code_2(
     assert code == 2 and re.search(expected, error) and len(error.splitlines()) == 1, error
 
 
-@pytest.mark.parametrize("name", ["cldr", "reviews", "ud_pos", "digits_00", "digits_03", "digits_07", "digits_09"])
+@pytest.mark.parametrize(
+    "name", ["cldr", "reviews", "ud_pos", "digits_00", "digits_03", "digits_07", "digits_09"]
+)
 def test_shipped_configurations_are_read(name: str) -> None:
     config = diagnosis_config(ROOT / f"configs/diagnose/{name}.yaml", {"budget": "pairs"})
     assert config.target and config.budget == "pairs" and len(config.seeds) == 5
