@@ -179,6 +179,26 @@ def test_every_run_of_a_plan_trains_on_tasks_of_the_problem(budget: Any, labelle
     assert labelled or matchings == {"total_steps"}
 
 
+def test_one_group_of_all_sources_is_taken_apart_where_the_target_has_no_labels() -> None:
+    problem = MadeUp(labelled=False)
+    plan = matrix_plan(problem, [1], "quick", {"all": problem.tasks})
+    assert {c.kind for c in plan.comparisons} == {"leave_one_out"} and len(plan.comparisons) == 3
+    assert all(spec.tasks for spec in matrix_specs(problem, plan).values())
+
+
+@pytest.mark.parametrize(("labelled", "tasks"), [(True, ("t",)), (False, ("good",))])
+def test_too_few_sources_is_a_sentence(
+    labelled: bool, tasks: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xferkit.diagnosis import pipeline
+
+    problem = MadeUp(labelled)
+    problem.tasks = tasks
+    monkeypatch.setattr(pipeline, "open_problem", lambda config, data: problem)
+    with pytest.raises(ValueError, match="expected at least"):
+        run_diagnosis(DiagnosisConfig(target="t"), tmp_path, workers=0)
+
+
 def test_a_run_is_done_once_and_kept(tmp_path: Path) -> None:
     problem = MadeUp()
     specs = [RunSpec(("t",), 1), RunSpec(("t", "bad"), 1), RunSpec(("t",), 1)]

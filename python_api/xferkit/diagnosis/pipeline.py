@@ -81,6 +81,14 @@ def run_diagnosis(
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
     problem = open_problem(config, data)
+    sources = [task for task in problem.tasks if task != problem.target]
+    needed = 1 if problem.target in problem.tasks else 2
+    if len(sources) < needed:
+        labels = "" if needed == 1 else ", since the target has no labels to train on"
+        raise ValueError(
+            f"the target {problem.target!r} has {len(sources)} source{'' if len(sources) == 1 else 's'}; expected at "
+            f"least {needed}{labels}"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         engine = Engine(problem, out / "cells", workers=workers, confirm=confirm, note=say)

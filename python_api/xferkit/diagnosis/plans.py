@@ -39,12 +39,14 @@ def matrix_plan(
             groups=groups,
             matchings=matchings,
         )
+    some = {name: members for name, members in groups.items() if set(members) < set(problem.tasks)}
     return make_plan(
         (*problem.tasks, problem.target),
         seeds,
         target=problem.target,
-        budget="leave_groups_out" if budget == "quick" else "leave_out",
-        groups=groups,
+        # One group of all sources cannot be left out: then source by source.
+        budget="leave_groups_out" if budget == "quick" and some else "leave_out",
+        groups=some,
         matchings=("total_steps",),
     )
 
