@@ -7,10 +7,10 @@ import hashlib
 import inspect
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal
 
 import numpy as np
@@ -87,7 +87,7 @@ def require_picklable(train_fn: Callable[..., Any]) -> None:
         ValueError: the function cannot be pickled.
     """
     try:
-        pickle.dumps(train_fn)
+        ForkingPickler.dumps(train_fn)  # what hands it to them
     except Exception as error:
         raise ValueError(
             f"train_fn cannot be sent to worker processes ({error}); make it a function of a module, or a "
