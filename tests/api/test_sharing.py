@@ -238,8 +238,9 @@ def test_a_study_that_was_stopped_goes_on_without_training_its_models_again(
 
 
 def test_two_processes_give_what_one_gives(data: Path, tmp_path: Path) -> None:
+    """To the bit where each has one thread, as workers have: torch's sums depend on the number of threads."""
     found = []
-    for workers in (0, 2):
+    for workers in (1, 2):
         out = tmp_path / f"out-{workers}"
         run_sharing_study(config_of(), data, out, workers=workers)
         found.append(json.loads((out / "results.json").read_text()))
