@@ -189,13 +189,7 @@ def _add_table(commands: _Commands) -> None:
     )
     table.add_argument("--data", metavar="DIR", required=True, help="folder of the data")
     table.add_argument("--out", metavar="DIR", required=True, help="folder of the table and of finished runs")
-    table.add_argument(
-        "--workers",
-        type=_number(0, "a number of processes"),
-        metavar="N",
-        help="processes of one thread each (default: one a core; 0: none)",
-    )
-    table.add_argument("--open", action="store_true", help="open the page in the browser at the end")
+    _add_running(table, "page")
 
 
 def _add_study(commands: _Commands) -> None:
@@ -221,13 +215,7 @@ def _add_study(commands: _Commands) -> None:
         default="sharing",
         help="folder of the report and of finished runs (default: sharing)",
     )
-    study.add_argument(
-        "--workers",
-        type=_number(0, "a number of processes"),
-        metavar="N",
-        help="processes of one thread each (default: one a core; 0: none)",
-    )
-    study.add_argument("--open", action="store_true", help="open the report in the browser at the end")
+    _add_running(study, "report")
 
 
 def _add_diagnose(commands: _Commands) -> None:
@@ -263,13 +251,7 @@ def _add_diagnose(commands: _Commands) -> None:
         default="diagnosis",
         help="folder of the report and of finished runs (default: diagnosis)",
     )
-    diagnose.add_argument(
-        "--workers",
-        type=_number(0, "a number of processes"),
-        metavar="N",
-        help="processes of one thread each (default: one a core; 0: none)",
-    )
-    diagnose.add_argument("--open", action="store_true", help="open the page in the browser at the end")
+    _add_running(diagnose, "page")
 
 
 def _add_diff(commands: _Commands) -> None:
@@ -281,6 +263,17 @@ def _add_diff(commands: _Commands) -> None:
     )
     diff.add_argument("before", metavar="A", help="folder of a diagnosis, or its report.json")
     diff.add_argument("after", metavar="B", help="another one")
+
+
+def _add_running(parser: argparse.ArgumentParser, page: str) -> None:
+    """What every command has that trains on several processes and ends with a page."""
+    parser.add_argument(
+        "--workers",
+        type=_number(0, "a number of processes"),
+        metavar="N",
+        help="processes of one thread each (default: one a core; 0: none)",
+    )
+    parser.add_argument("--open", action="store_true", help=f"open the {page} in the browser at the end")
 
 
 def _add_doctor(commands: _Commands) -> None:
@@ -310,13 +303,7 @@ def _add_demo(commands: _Commands) -> None:
         default="full",
         help="full: the experiment, minutes (default); small: shows within a minute that everything runs",
     )
-    demo.add_argument(
-        "--workers",
-        type=_number(0, "a number of processes"),
-        metavar="N",
-        help="processes of one thread each (default: one a core; 0: none)",
-    )
-    demo.add_argument("--open", action="store_true", help="open the report in the browser at the end")
+    _add_running(demo, "report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
