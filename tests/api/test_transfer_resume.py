@@ -17,6 +17,8 @@ import pytest
 from toy_transfer import Known, Recorder, ignores_sources, per_example
 
 from xferkit.transfer import Declined, Estimate, RunError, RunProgress, diagnose, work
+from xferkit.transfer.calling import Outcome
+from xferkit.transfer.plan import make_plan
 
 TASKS = ("en", "de", "fr")
 HERE = Path(__file__).resolve().parent
@@ -60,6 +62,19 @@ def lines(path: Path) -> Counter[str]:
     return Counter(path.read_text().splitlines())
 
 
+RECORDERS: list[Recorder] = []
+
+
+def recorded(tasks: tuple[str, ...], seed: int) -> dict[str, float]:
+    """By the last recorder; the calls that it keeps are no part of this function."""
+    return RECORDERS[-1].train(tasks, seed)
+
+
+def recorder(fail_at: int | None = None) -> Recorder:
+    RECORDERS.append(Recorder(fail_at=fail_at))
+    return RECORDERS[-1]
+
+
 def slept(seconds: float, tasks: tuple[str, ...], seed: int) -> dict[str, float]:
     time.sleep(seconds)
     return ignores_sources(tasks, seed)
@@ -72,20 +87,20 @@ def keyed(tasks: tuple[str, ...], seed: int, rate: float) -> dict[str, float]:
 def test_a_run_that_fails_loses_itself_alone(tmp_path) -> None:
     """The 8th of 15 runs fails; the same call then does that one and the 7 behind it."""
     whole = diagnose(Known(), TASKS, target="en")
-    first = Recorder(fail_at=8)
+    first = recorder(fail_at=8)
     with pytest.raises(
         RunError, match=r"the run en \+ de, seed 3 failed: MemoryError: the machine went down"
     ):
-        diagnose(first.train, TASKS, target="en", out=tmp_path)
+        diagnose(recorded, TASKS, target="en", out=tmp_path)
     assert len(first.calls) == len(files(tmp_path)) == 7
-    second = Recorder()
+    second = recorder()
     done = []
-    answer = diagnose(second.train, TASKS, target="en", out=tmp_path, on_progress=done.append)
+    answer = diagnose(recorded, TASKS, target="en", out=tmp_path, on_progress=done.append)
     assert len(second.calls) == 8 and not set(second.calls) & set(first.calls)
     assert answer == whole
     assert [p.done for p in done] == list(range(8, 16)) and {p.total for p in done} == {15}
-    third = Recorder()
-    assert diagnose(third.train, TASKS, target="en", out=tmp_path) == whole and third.calls == []
+    third = recorder()
+    assert diagnose(recorded, TASKS, target="en", out=tmp_path) == whole and third.calls == []
 
 
 def test_a_killed_process_loses_the_running_run_alone(tmp_path) -> None:
@@ -222,17 +237,17 @@ def times(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_more_than_an_hour_is_asked_for_after_one_run(tmp_path, monkeypatch) -> None:
     times(monkeypatch, 200.0)
     asked: list[Estimate] = []
-    recorder = Recorder()
+    calls = recorder().calls
     with pytest.raises(
         Declined, match=r"stopped before 14 runs of about 1\.3 hours; finished ones are kept in"
     ):
-        diagnose(recorder.train, TASKS, target="en", out=tmp_path, confirm=lambda e: asked.append(e))
+        diagnose(recorded, TASKS, target="en", out=tmp_path, confirm=lambda e: asked.append(e))
     # 4 more runs of one task, 10 of two: by cost, before one of two was seen.
     assert asked == [Estimate(runs_left=14, seconds_left=4 * 200.0 + 10 * 400.0, done=1)]
-    assert len(recorder.calls) == len(files(tmp_path)) == 1
+    assert len(calls) == len(files(tmp_path)) == 1
     asked.clear()
-    diagnose(recorder.train, TASKS, target="en", out=tmp_path, confirm=lambda e: not asked.append(e))
-    assert len(asked) == 1 and len(recorder.calls) == 15, "asked once, at once, and gone on"
+    diagnose(recorded, TASKS, target="en", out=tmp_path, confirm=lambda e: not asked.append(e))
+    assert len(asked) == 1 and len(calls) == 15, "asked once, at once, and gone on"
 
 
 def test_with_workers_one_run_is_the_warm_up(tmp_path, monkeypatch) -> None:
@@ -256,6 +271,29 @@ def test_less_is_not_asked_for(monkeypatch) -> None:
     assert [p.seconds for p in progress[:3]] == [100.0, 200.0, 200.0]
     times(monkeypatch, 200.0)
     diagnose(Known(), TASKS, target="en")  # nobody to ask
+
+
+@pytest.mark.parametrize(
+    ("tasks", "seeds", "workers", "seconds"),
+    [
+        (TASKS, 1, 8, 800.0),  # two runs of 800 s at once, six workers have nothing to do
+        (("en", "de", "fr", "xx"), 1, 2, 1200.0),  # three of 800 s on two
+        (("en", "de"), 2, 8, 800.0),  # 400, 800 and 800 s at once: as long as the longest
+        (TASKS, 1, 0, 1600.0),
+    ],
+)
+def test_time_left_counts_the_workers_that_have_a_run(monkeypatch, tasks, seeds, workers, seconds) -> None:
+    """One run of the target alone took 400 s; those of two tasks have twice its cost."""
+    monkeypatch.setattr(work, "ASK_SECONDS", 0.0)
+    plan = make_plan(tasks, seeds, target="en", matchings="own")
+    outcomes = {plan.runs[0]: Outcome({"en": 0.5}, {}, 400.0)}
+    asked: list[Estimate] = []
+    with pytest.raises(Declined):
+        work.Work(plan, outcomes, None, workers, None, lambda e: bool(asked.append(e))).do(
+            (ignores_sources, "plain")
+        )
+    assert plan.runs[0].tasks == ("en",)
+    assert asked == [Estimate(runs_left=plan.num_runs - 1, seconds_left=seconds, done=1)]
 
 
 def test_an_estimate_that_grows_is_asked_for_later(monkeypatch) -> None:

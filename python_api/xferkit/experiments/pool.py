@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from xferkit.experiments.cells import Cell
@@ -28,6 +29,32 @@ R = TypeVar("R")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _worker_data: list[Any] = []
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """What a run raised in a worker, as text: of an exception nobody knows whether it can be sent.
+
+    Attributes:
+        sentence: type and message.
+        details: its traceback.
+    """
+
+    sentence: str
+    details: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failed:
+        try:
+            message = str(error)
+        except Exception:  # its own __str__
+            message = "(its message cannot be shown)"
+        return cls(f"{type(error).__name__}: {message}", "".join(traceback.format_exception(error)))
+
+    def of_run(self, cell: Cell) -> RunError:
+        failure = RunError(f"the run {cell.describe()} failed: {self.sentence}")
+        failure.details = self.details
+        return failure
 
 
 def run_cells(
@@ -60,11 +87,11 @@ def run_cells(
             try:
                 outcome = run(cell, data)
             except Exception as error:
-                raise _failure(cell, error) from error
+                raise _Failed.of(error).of_run(cell) from error
             finished(cell, outcome)
         return
     with _executor(workers, data) as executor:
-        running: dict[Future[R], C] = {}
+        running: dict[Future[R | _Failed], C] = {}
 
         def hand_out() -> None:
             for cell in queue:
@@ -80,23 +107,19 @@ def run_cells(
             for future in done:
                 cell = running.pop(future)
                 try:
-                    outcome = future.result()
+                    ended = future.result()
                 except BrokenProcessPool as error:
                     names = ", ".join(c.describe() for c in (cell, *running.values()))
                     raise RunError(
                         f"a worker process was killed (out of memory?) while these were running: {names}; "
                         "finished runs are kept, fewer --workers need less memory."
                     ) from error
-                except Exception as error:
-                    raise _failure(cell, error) from error
-                finished(cell, outcome)
+                except Exception as error:  # of what is sent, the result above all
+                    raise _Failed.of(error).of_run(cell) from error
+                if isinstance(ended, _Failed):
+                    raise ended.of_run(cell)
+                finished(cell, ended)
             hand_out()
-
-
-def _failure(cell: Cell, error: Exception) -> RunError:
-    failure = RunError(f"the run {cell.describe()} failed: {type(error).__name__}: {error}")
-    failure.details = "".join(traceback.format_exception(error))
-    return failure
 
 
 @contextlib.contextmanager
@@ -148,5 +171,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_worker(run: Callable[[C, D], R], cell: C) -> R:
-    return run(cell, _worker_data[0])
+def _run_in_worker(run: Callable[[C, D], R], cell: C) -> R | _Failed:
+    try:
+        return run(cell, _worker_data[0])
+    except Exception as error:
+        return _Failed.of(error)

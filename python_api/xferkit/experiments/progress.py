@@ -71,7 +71,7 @@ class RemainingTime:
         for method, count in self._left.items():
             seen = self._seen.get(method)
             total += count * (sum(seen) / len(seen) if seen else mean)
-        return total / self._workers
+        return total / max(1, min(self._workers, sum(self._left.values())))
 
 
 def _clock(seconds: float | None) -> str:

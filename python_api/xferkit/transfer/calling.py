@@ -1,15 +1,13 @@
-"""Calls of a person's training function: how it wants to be called, what it returned, what names it on the disk."""
+"""Calls of a person's training function: how it wants to be called, and what it returned."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal
 
@@ -22,7 +20,6 @@ __all__ = [
     "Outcome",
     "call_style",
     "decode_outcome",
-    "function_conditions",
     "require_picklable",
     "train",
 ]
@@ -169,68 +166,3 @@ def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no finite number")
     return float(value)
-
-
-def function_conditions(train_fn: Callable[..., Any], settings: Mapping[str, Any] | None) -> dict[str, str]:
-    """What decides a run's result beside the run, as far as it can be seen: name, text and plain arguments.
-
-    Seen are the function's own text, the numbers, strings, lists and dicts of them in its defaults, its closure, the
-    fields of a dataclass with ``__call__``, and all of these through :func:`functools.partial`. What it reads
-    elsewhere (files, globals, other functions) is not; `settings` names that.
-
-    Raises:
-        ValueError: `settings` are no plain JSON values.
-    """
-    try:
-        named = json.dumps(dict(settings or {}), sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"settings must hold plain JSON values by name: {error}") from error
-    text = json.dumps(_identity(train_fn), sort_keys=True)
-    return {"train_fn": hashlib.sha256(text.encode()).hexdigest(), "settings": named}
-
-
-def _identity(value: Any) -> Any:
-    if isinstance(value, functools.partial):
-        arguments = [_plain(a) for a in value.args]
-        keywords = {name: _plain(a) for name, a in value.keywords.items()}
-        return ["partial", _identity(value.func), arguments, keywords]
-    if inspect.ismethod(value):
-        return ["method", value.__func__.__qualname__, _source(value.__func__), _plain(value.__self__)]
-    if not hasattr(value, "__qualname__"):
-        return ["object", _source(type(value)), _plain(value)]
-    cells = getattr(value, "__closure__", None) or ()
-    return [
-        value.__module__,
-        value.__qualname__,
-        _source(value),
-        [_plain(default) for default in getattr(value, "__defaults__", None) or ()],
-        {name: _plain(default) for name, default in (getattr(value, "__kwdefaults__", None) or {}).items()},
-        [_plain(_content(cell)) for cell in cells],
-    ]
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # a name that is bound later
-        return None
-
-
-def _source(value: Any) -> str:
-    try:
-        return inspect.getsource(value)
-    except (OSError, TypeError):
-        return ""
-
-
-def _plain(value: Any) -> Any:
-    """The value where JSON can hold it, the fields of a dataclass, a function's identity; else its type alone."""
-    if isinstance(value, (functools.partial, type(_plain))):
-        return _identity(value)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if is_dataclass(value) and not isinstance(value, type):
-        return [kind, {field.name: _plain(getattr(value, field.name)) for field in fields(value)}]
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError):
-        return kind

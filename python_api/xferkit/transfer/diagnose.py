@@ -17,10 +17,10 @@ from xferkit.transfer.calling import (
     Outcome,
     call_style,
     decode_outcome,
-    function_conditions,
     require_picklable,
 )
 from xferkit.transfer.diagnosis import Diagnosis, assemble
+from xferkit.transfer.identity import function_conditions, settings_text
 from xferkit.transfer.plan import Budget, Matching, Plan, Run, make_plan
 from xferkit.transfer.work import Estimate, RunProgress, Work
 
@@ -62,8 +62,10 @@ def diagnose(
     every run; their mean is the score, and the cell gets a bootstrap interval over test examples too.
 
     With `out`, every finished run is a file there; the same call after a stop, a kill or a power cut does what is
-    missing. A run is used again only where its tasks, seed and matching, the text and plain arguments of ``train_fn``
-    and `settings` are the same, so more seeds, tasks or a larger budget cost only what is new.
+    missing. A run is used again only where its tasks, seed and matching, the text of ``train_fn``, what it holds and
+    `settings` are the same, so more seeds, tasks or a larger budget cost only what is new. Objects count by their
+    fields at the call: one that keeps what it has done is another one at the next call. Without `settings`, a note
+    names what ``train_fn`` holds and cannot be seen.
 
     Args:
         train_fn: the training. With `workers`, picklable: a function of a module, or a partial of one.
@@ -97,11 +99,12 @@ def diagnose(
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers!r}")
-    conditions = function_conditions(train_fn, settings)
+    settings_text(settings)
     if workers:
         _refuse_in_worker()
         require_picklable(train_fn)
     notes: list[str] = []
+    conditions = {} if out is None else function_conditions(train_fn, settings, notes.append)
     with _opened(out, conditions, notes) as store:
         outcomes = _finished_runs(plan, store)
         Work(plan, outcomes, store, workers, on_progress, confirm).do((train_fn, style))

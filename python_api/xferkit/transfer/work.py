@@ -134,16 +134,20 @@ class Work:
                 )
 
     def _seconds_left(self) -> float:
-        """A run takes the mean of its like; without one, its share of all time so far by its cost."""
+        """A run takes the mean of its like; without one, its share of all time so far by its cost.
+
+        All together take as long as all workers need for them, and no less than the longest alone.
+        """
         by_kind: dict[str, list[float]] = {}
         for run, outcome in self._outcomes.items():
             by_kind.setdefault(run.method, []).append(outcome.seconds)
-        if not by_kind:
+        missing = self._missing()
+        if not by_kind or not missing:
             return 0.0
         spent = sum(sum(times) for times in by_kind.values())
         per_cost = spent / sum(run.cost for run in self._outcomes)
-        left = 0.0
-        for run in self._missing():
+        left = []
+        for run in missing:
             like = by_kind.get(run.method)
-            left += sum(like) / len(like) if like else per_cost * run.cost
-        return left / max(1, self._workers)
+            left.append(sum(like) / len(like) if like else per_cost * run.cost)
+        return max(max(left), sum(left) / min(max(1, self._workers), len(left)))
