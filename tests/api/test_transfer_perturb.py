@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from xferkit.transfer import flip_labels, label_subset, perturb_images, perturb_texts
+from xferkit.transfer import bootstrap_examples, flip_labels, label_subset, perturb_images, perturb_texts
 
 GENERATOR = np.random.default_rng(3)
 IMAGES = {
@@ -148,9 +149,13 @@ def test_texts_stay_what_they_are_at_rate_zero() -> None:
 def test_each_kind_of_word_noise() -> None:
     text = "  a b\tc  d e "
     assert perturb_texts([text], 1.0, seed=SEED, kinds=("replace",), dictionary=("X",)) == ["  X X\tX  X X "]
-    assert perturb_texts([text], 1.0, seed=SEED, kinds=("drop",)) == ["  a "], "one word stays"
-    # At rate 1 every word changes places with the next one, so the first one wanders to the end.
-    assert perturb_texts([text], 1.0, seed=SEED, kinds=("swap",)) == ["  b c\td  e a "]
+    assert perturb_texts([text], 1.0, seed=SEED, kinds=("drop",))[0].split() in [
+        [word] for word in "abcde"
+    ], "one stays"
+    # At rate 1 all pairs are swapped; of five words the first or the last one has no partner.
+    swapped = set(perturb_texts([text] * 50, 1.0, seed=SEED, kinds=("swap",)))
+    assert swapped == {"  b a\td  c e ", "  a c\tb  e d "}
+    assert perturb_texts(["a b c d"] * 50, 1.0, seed=SEED, kinds=("swap",)) == ["b a d c"] * 50
     halves = perturb_texts([text] * 300, 0.5, seed=SEED, kinds=("drop",))
     for half in halves:
         kept = half.split()
@@ -186,6 +191,94 @@ def test_a_text_depends_on_seed_and_index_alone() -> None:
     for some, more in zip(*replaced, strict=True):
         for a, b in zip(some.split(), more.split(), strict=True):
             assert a == b or a.startswith("w"), "a larger rate keeps what a smaller one did"
+
+
+RATES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
+LONG = [" ".join(f"w{i}.{j}" for j in range(30 + i % 4)) for i in range(150)]
+
+
+def neighbours(text: str) -> set[tuple[str, str]]:
+    words = text.split()
+    return set(pairwise(words))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dictionary"),
+    [(("swap",), ()), (("drop", "swap"), ()), (("drop",), ()), (("drop", "swap", "replace"), ("x", "y"))],
+)
+def test_fewer_neighbours_stay_together_as_the_rate_rises(kinds, dictionary) -> None:
+    before = [neighbours(text) for text in LONG]
+    shares = []
+    for rate in RATES:
+        after = perturb_texts(LONG, rate, seed=SEED, kinds=kinds, dictionary=dictionary)
+        kept = sum(len(a & neighbours(b)) for a, b in zip(before, after, strict=True))
+        shares.append(kept / sum(map(len, before)))
+    assert shares[0] == 1.0 and shares[-1] < 0.03
+    assert all(b < a for a, b in pairwise(shares))
+
+
+def test_swaps_are_of_pairs_that_share_no_word_and_stay_at_larger_rates() -> None:
+    found: list[set[tuple[int, int]]] = []
+    for rate in RATES:
+        swaps = set()
+        for i, text in enumerate(perturb_texts(LONG, rate, seed=SEED, kinds=("swap",))):
+            order = [int(word.split(".")[1]) for word in text.split()]
+            assert sorted(order) == list(range(len(order))), "no word is lost or comes twice"
+            for place, word in enumerate(order):
+                assert abs(word - place) <= 1 and order[word] == place, (
+                    "a word goes no farther than its partner"
+                )
+                swaps |= {(i, place)} if word != place else set()
+        found.append(swaps)
+    assert all(a < b for a, b in pairwise(found))
+    assert found[0] == set() and len(found[-1]) == sum(len(text.split()) // 2 * 2 for text in LONG)
+    again = perturb_texts(LONG, 0.4, seed=SEED, kinds=("swap",))
+    assert again == perturb_texts(LONG, 0.4, seed=SEED, kinds=("swap",))
+    assert again != perturb_texts(LONG, 0.4, seed=SEED + 1, kinds=("swap",))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+def test_the_rate_is_the_share_of_words_that_something_happens_to(length, rate) -> None:
+    count = 40_000 // length
+    texts = [" ".join(f"w{j}" for j in range(length))] * count
+    paired, words = length // 2 * 2 * count, length * count
+
+    def fates(**options: object) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for text in perturb_texts(texts, rate, seed=SEED, **options):
+            new = text.split()
+            found["lost"] += length - len(new) if options["kinds"] != ("swap",) else 0
+            found["new"] += new.count("x")
+            if len(new) == length:
+                found["moved"] += sum(word not in ("x", f"w{j}") for j, word in enumerate(new))
+        return found
+
+    def close(share: float, n: int) -> object:
+        # Both words of a pair have one draw, so the spread is that of half as many.
+        return pytest.approx(n * share, abs=4 * np.sqrt(2 * n * share * (1 - share)) + 1e-9)
+
+    assert fates(kinds=("swap",))["moved"] == close(rate, paired)
+    both = fates(kinds=("swap", "replace"), dictionary=("x",))
+    assert both["moved"] == close(rate / 2, paired)
+    assert both["moved"] + both["new"] == close(rate, words), "a word without a partner gets another kind"
+    if length > 20:
+        mixed = fates(kinds=("drop", "swap", "replace"), dictionary=("x",))
+        assert mixed["lost"] == close(rate / 3, words) and mixed["new"] == close(rate / 3, words)
+
+
+def test_a_word_that_is_lost_at_one_rate_is_lost_at_every_larger_one() -> None:
+    short = [" ".join(f"w{i}.{j}" for j in range(1 + i % 5)) for i in range(300)]
+    for kinds in (("drop",), ("drop", "swap")):
+        left = [
+            [set(text.split()) for text in perturb_texts(short, rate, seed=SEED, kinds=kinds)]
+            for rate in RATES
+        ]
+        for some, more in pairwise(left):
+            assert all(more[i] <= some[i] and more[i] for i in range(len(short)))
+    # Swapped words are lost at no rate: of two words both are there, or they were never a swapped pair.
+    for text in perturb_texts(["a b"] * 300, 1.0, seed=SEED):
+        assert text in ("b a", "a", "b")
 
 
 @pytest.mark.parametrize(
@@ -261,3 +354,18 @@ def test_subset_is_stratified_capped_and_grows() -> None:
 def test_labels_refused(call, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+# Examples
+
+
+def test_equal_gains_have_an_interval_without_width() -> None:
+    for method in ("bca", "percentile"):
+        found = bootstrap_examples([0.75, 0.5, 1.0], [0.5, 0.25, 0.75], method=method)
+        assert (found.mean, found.low, found.high, found.examples) == (0.25, 0.25, 0.25, 3)
+
+
+@pytest.mark.parametrize("scores", [[0.5], [[0.5], [0.25], [1.0]]])
+def test_one_example_has_no_interval(scores) -> None:
+    with pytest.raises(ValueError, match=r"^bootstrap_examples: expected at least 2 examples, got 1$"):
+        bootstrap_examples(scores, scores)

@@ -198,6 +198,8 @@ def _over_examples(
                     f"the run {run.describe()} scored {len(row)} test examples of {c.target!r} and the run "
                     f"{runs[0][0].describe()} {expected}; both must score the same ones in the same order"
                 )
+    if expected < 2:
+        return None  # one example has no spread
     return bootstrap_examples(
         np.array(known[0]), np.array(known[1]), higher_is_better=higher_is_better, confidence=confidence
     )

@@ -16,7 +16,7 @@ __all__ = ["ImageKind", "WordKind", "perturb_images", "perturb_texts"]
 
 #: What may happen to an image.
 ImageKind = Literal["rotate", "salt_and_pepper", "flip"]
-#: What may happen to a word: it is lost, changes places with the next one, or becomes a word of the dictionary.
+#: What may happen to a word: it is lost, changes places with its neighbour, or becomes a word of the dictionary.
 WordKind = Literal["drop", "swap", "replace"]
 
 _IMAGE_KINDS: tuple[ImageKind, ...] = get_args(ImageKind)
@@ -117,10 +117,16 @@ def perturb_texts(
     dictionary: Sequence[str] = (),
     indices: Sequence[int] | None = None,
 ) -> list[str]:
-    """Texts in which each word is, with probability ε, lost, swapped with the next one, or replaced.
+    """Texts in which each word is, with probability ε, lost, swapped with its neighbour, or replaced.
 
     Words are what white space separates; the white space before a word that stays is kept. Of a text whose every word
-    would be lost, the first one stays. ε = 0 gives the input exactly.
+    would be lost, the one that the largest ε would lose stays. ε = 0 gives the input exactly.
+
+    Words are swapped in pairs of neighbours that share no word and that do not depend on ε: the first with the second,
+    the third with the fourth and so on. In a text with an odd number of words one end, drawn per text, has no partner;
+    one of the other kinds happens to it instead, nothing where ``swap`` is the only one. One draw decides for both
+    words of a pair, and nothing else happens to them, so that each word takes part in a swap with probability ε where
+    ``swap`` is the only kind, and with ε / K where it is one of K.
 
     Args:
         texts: any texts.
@@ -160,20 +166,42 @@ def _perturbed(
     parts = re.split(r"(\s+)", core)
     words, gaps = parts[::2], ["", *parts[1::2]]
     # All draws are made whatever ε is, so that a larger ε adds to a smaller one.
-    hit = generator.random(len(words)) < rate
+    draws = generator.random(len(words))
     fate = [kinds[k] for k in generator.integers(len(kinds), size=len(words))]
     other = generator.integers(max(1, len(dictionary)), size=len(words))
+    begins = _settle_swaps(fate, kinds, generator) if "swap" in kinds else []
+    hit = draws < rate
     stays = [not (struck and kind == "drop") for struck, kind in zip(hit, fate, strict=True)]
     if not any(stays):
-        stays[0] = True
+        stays[int(draws.argmax())] = True
+    for i in begins:
+        if hit[i]:
+            words[i], words[i + 1] = words[i + 1], words[i]
     for i in range(len(words)):
         if hit[i] and fate[i] == "replace":
             words[i] = dictionary[int(other[i])]
-        elif hit[i] and fate[i] == "swap" and i + 1 < len(words):
-            words[i], words[i + 1] = words[i + 1], words[i]
     kept = [i for i, stay in enumerate(stays) if stay]
     inner = "".join(("" if i == kept[0] else gaps[i]) + words[i] for i in kept)
     return text[:begin] + inner + text[begin + len(core) :]
+
+
+def _settle_swaps(fate: list[Any], kinds: Sequence[WordKind], generator: np.random.Generator) -> list[int]:
+    """Where the swapped pairs begin; in `fate`, the first word of a pair decides whether the pair is swapped.
+
+    It settles `fate` in place: "swap" for both words of such a pair, one of the other kinds, or None, for all others.
+    """
+    rest = [kind for kind in kinds if kind != "swap"]
+    instead = generator.integers(max(1, len(rest)), size=len(fate))
+    odd = len(fate) % 2
+    first = int(generator.integers(2)) if odd else 0
+    begins = [i for i in range(first, len(fate) - 1, 2) if fate[i] == "swap"]
+    swapped = {j for i in begins for j in (i, i + 1)}
+    for i, kind in enumerate(fate):
+        if i in swapped:
+            fate[i] = "swap"
+        elif kind == "swap":
+            fate[i] = rest[int(instead[i])] if rest else None
+    return begins
 
 
 def _rate(value: float, what: str) -> float:
