@@ -334,7 +334,7 @@ def test_both_huge_page_settings_stand_side_by_side(tmp_path: Path) -> None:
     assert [row["name"] for row in runs[0]["rows"]] == [row["name"] for row in runs[1]["rows"]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quick_run_of_the_training_step(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     (run,) = _run(tmp_path, "--system", "man_moe_step", "--quick", "--rounds", "1")["runs"]
@@ -344,7 +344,7 @@ def test_quick_run_of_the_training_step(tmp_path: Path) -> None:
         assert row["profile"]["phases_ms"].keys() == {"discriminator", "main"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quick_run_of_tagging(tmp_path: Path) -> None:
     arguments = ("--system", "man_moe_tagging", "--only", "p0.5", "--quick", "--rounds", "1")
     (row,) = _run(tmp_path, *arguments)["runs"][0]["rows"]

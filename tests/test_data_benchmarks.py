@@ -185,7 +185,7 @@ def test_variants_compute_the_same_loss_without_dropout() -> None:
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quick_run_of_the_readers(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     paths = [p for p in sys.path if p] + [str(ROOT / "python_api")]

@@ -315,7 +315,7 @@ def test_damaged_bytes(tmp_path: Path) -> None:
     _flip(range(60), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_thousands_of_damaged_bytes(tmp_path: Path) -> None:
     _flip(range(60, 5060), tmp_path)
     shutil.rmtree(tmp_path / "d")

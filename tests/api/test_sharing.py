@@ -237,6 +237,7 @@ def test_a_study_that_was_stopped_goes_on_without_training_its_models_again(
     assert both[0]["likeness"] == both[1]["likeness"] and both[0]["looks"] == both[1]["looks"]
 
 
+@pytest.mark.long
 def test_two_processes_give_what_one_gives(data: Path, tmp_path: Path) -> None:
     """To the bit where each has one thread, as workers have: torch's sums depend on the number of threads."""
     found = []

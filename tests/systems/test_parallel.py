@@ -53,7 +53,10 @@ def test_two_processes_give_the_losses_of_one_for_the_same_batch(tmp_path, singl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"strategy": "ddp"}, {"strategy": "fsdp", "accumulation": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"strategy": "ddp"}, pytest.param({"strategy": "fsdp", "accumulation": 2}, marks=pytest.mark.long)],
+)
 def test_a_man_moe_tagger_trains_on_two_processes_as_on_one(tmp_path, options):
     alone = train(tmp_path / "single", 1, tagger=True)[0]
     runs = train(tmp_path / "two", 2, tagger=True, **options)
@@ -62,7 +65,7 @@ def test_a_man_moe_tagger_trains_on_two_processes_as_on_one(tmp_path, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_processes_that_were_killed_end_in_the_same_bits(tmp_path, strategy):
     options = {"strategy": strategy, "dropout": 0.3, "checkpoint_every": 2, "ema_decay": 0.8}
     gold = train(tmp_path / "gold", 2, folder=str(tmp_path / "gold"), **options)

@@ -352,7 +352,7 @@ def test_the_command_trains_a_tagger_with_pcgrad(data, tmp_path, capsys):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_command_goes_on_to_the_same_bits(data, tmp_path):
     more = (
         "--steps",

@@ -227,7 +227,7 @@ def test_a_tag_that_no_source_has_is_a_miss(place, config, tmp_path):
     assert missed["f1"] < whole["f1"] and missed["recall"] < whole["recall"] - 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_command_goes_on_with_workers(place, tmp_path):
     out = tmp_path / "out"
     config = load_table_config(place / "table.yaml")

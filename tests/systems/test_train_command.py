@@ -172,7 +172,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(whole, data, tmp_path):
     assert digests(tmp_path / "run") == digests(whole[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_that_were_killed_often_end_in_the_same_bits(whole, data, tmp_path):
     rng, kills, number = random.Random(2), 0, 0
     while kills < 6:  # a fast machine has often finished before the next kill: then another run is begun
@@ -296,7 +296,7 @@ def test_a_terminal_gets_a_bar(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_processes_write_one_run(data, tmp_path, strategy):
     """Rank 0 alone writes; the saved model is whole and answers as it was tested."""
     from xferkit.runs.evaluation import evaluate_model
