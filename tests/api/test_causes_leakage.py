@@ -68,7 +68,7 @@ def test_duplicates_are_counted_with_positions():
     assert (first.exact, first.near, second.exact, second.near) == (1, 2, 0, 0)
     assert (first.flag, second.flag) == ("yes", "no")
     assert (
-        first.examples[0].position == "books test:4"
+        first.examples[0].position == "books test, text 4"
         and first.examples[0].other_position == "books/train.tsv:6"
     )
     assert first.examples[0].text == LONG.upper()[:80] and first.examples[0].similarity == 1.0
@@ -126,3 +126,24 @@ def test_parts_with_the_same_templates_are_rarely_a_leak():
         bases = unrelated(rng, 5)
         flags.append(leakage(part("test", bases, 30), [part("train", bases, 60)], splits=20, seed=n).flag)
     assert flags.count("yes") <= 1
+
+
+def test_equal_texts_are_looked_for_everywhere_and_near_ones_among_a_sample():
+    rng = np.random.default_rng(3)
+    train, test = unrelated(rng, 300), unrelated(rng, 40)
+    train[290:295] = test[30:35]
+    train[280] = LONG.replace("letters", "mails")
+    test[5] = LONG
+    everything = leakage(TextPart("t", test), [TextPart("s", train)])
+    assert (everything.leaked, everything.parts[0].near) == (
+        5,
+        1,
+    ) and "were looked for" not in everything.sentence()
+    some = leakage(TextPart("t", test), [TextPart("s", train)], compared=20)
+    assert (some.leaked, some.parts[0].exact, some.parts[0].size, some.size) == (5, 5, 300, 40)
+    assert some.parts[0].examples[0].other_position == "s, text 291"
+    assert "nearly equal ones were looked for among 20 texts of each part" in some.sentence()
+    clean = leakage(TextPart("t", unrelated(rng, 40)), [TextPart("s", unrelated(rng, 300))], compared=20)
+    assert clean.sentence().startswith("None of the 40") and "among 20 texts" in clean.sentence()
+    with pytest.raises(ValueError, match="compared must be at least 2, got 1"):
+        leakage(TextPart("t", test), [TextPart("s", train)], compared=1)

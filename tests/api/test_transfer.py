@@ -187,7 +187,7 @@ def test_a_training_without_a_seed_convinces_nobody() -> None:
     assert len(set(same)) > 1, "rounding makes them differ"
     found = judge([same, [0.1]])
     assert [j.verdict for j in found] == [Verdict.INCONCLUSIVE] * 2
-    assert "does the training use its seed?" in found[0].phrase() and "one seed" in found[1].phrase()
+    assert "does not use its seed" in found[0].phrase() and "one seed" in found[1].phrase()
     assert math.isnan(found[1].interval.half_width)
 
 

@@ -46,10 +46,10 @@ def sentences(seed: str, count: int) -> list[tuple[str, str]]:
 def write_texts(folder: Path) -> None:
     """Three tasks in three forms: one file with a header, one without, and a pair of compressed JSON lines."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in sentences("books", 60))]
+    lines = ["text\tlabel", *(f"{text}\t{label}" for text, label in sentences("books", 130))]
     (folder / "books.tsv").write_text("\n".join(lines) + "\n")
     (folder / "dvd.csv").write_text("".join(f"{text},{label}\n" for text, label in sentences("dvd", 60)))
-    for split, count in (("train", 40), ("test", 20)):
+    for split, count in (("train", 130), ("test", 20)):
         with gzip.open(folder / f"pets-{split}.jsonl.gz", "wt") as file:
             for text, label in sentences(f"pets{split}", count):
                 file.write(json.dumps({"text": text, "label": label}) + "\n")

@@ -9,6 +9,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -266,31 +267,38 @@ def study(arguments: Namespace) -> int:
 
 def diagnose(arguments: Namespace) -> int:
     """``xferkit diagnose``: by a configuration, or on a folder without one."""
+    from xferkit.cli.files import columns_of
     from xferkit.diagnosis.config import DiagnosisConfig, diagnosis_config
     from xferkit.diagnosis.pipeline import run_diagnosis
 
     changed: dict[str, object] = {}
-    if arguments.target is not None:
-        changed["target"] = arguments.target
-    if arguments.budget is not None:
-        changed["budget"] = arguments.budget
+    for name in ("target", "budget", "metric"):
+        if getattr(arguments, name) is not None:
+            changed[name] = getattr(arguments, name)
     if arguments.seeds is not None:
         changed["seeds"] = tuple(range(1, arguments.seeds + 1))
     if arguments.try_fixes:
         changed["try_fixes"] = True
+    data, columns = arguments.data or os.environ.get("XFER_DATA"), columns_of(arguments.columns)
     if arguments.config is not None:
         config = diagnosis_config(arguments.config, changed)
-    elif arguments.data is None:
+    elif not data:
         raise ValueError("expected a CONFIG, or --data DIR with --target TASK")
     elif arguments.target is None:
         raise ValueError("--target is missing; expected the name of the task in question")
     else:
         config = DiagnosisConfig(**changed)  # type: ignore[arg-type]
+    if columns is not None:
+        if config.problem != "texts":
+            raise ValueError(
+                f"--columns is for texts; {arguments.config} is of the problem {config.problem!r}"
+            )
+        config = replace(config, options={**config.options, "columns": columns})
     with _kept(arguments.out):
         page = run_diagnosis(
             config,
             Path(arguments.out),
-            data=arguments.data,
+            data=data,
             workers=arguments.workers,
             confirm=None if arguments.yes else _confirm,
             say=note,
@@ -322,7 +330,8 @@ def diff(arguments: Namespace) -> int:
         ["comparison", "gain before", "after", "verdict before", "after", "intervals"], rows, numbers=2
     )
     changed = sum(change.changed for change in changes)
-    print(f"{changed} of {len(changes)} verdicts changed.")
+    new, gone = sum(change.new for change in changes), sum(change.gone for change in changes)
+    print(f"{changed} of {len(changes) - new - gone} verdicts changed, {new} new, {gone} gone.")
     return 0
 
 

@@ -143,13 +143,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language", metavar="LANG", help="of the files (default: the model's target language)"
     )
-    parser.add_argument(
-        "--columns",
-        nargs="+",
-        metavar="NAME=COLUMN",
-        default=[],
-        help="what is where: text, label, tokens or tags = name or number of a column",
-    )
+    _add_columns(parser, "text, label, tokens or tags = name or number of a column")
     parser.add_argument(
         "--format", metavar="FORMAT", default="auto", help="tsv, csv, jsonl, conll, ... (default: seen)"
     )
@@ -157,6 +151,12 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", metavar="NAME", default="utf-8", help="of the files (default: utf-8)")
     parser.add_argument(
         "--batch_size", type=_number(1, "texts"), default=64, metavar="N", help="texts at once"
+    )
+
+
+def _add_columns(parser: argparse.ArgumentParser, names: str) -> None:
+    parser.add_argument(
+        "--columns", nargs="+", metavar="NAME=COLUMN", default=[], help=f"what is where: {names}"
     )
 
 
@@ -235,10 +235,16 @@ def _add_diagnose(commands: _Commands) -> None:
         "--data", metavar="DIR", help="folder of the data (default: the variable XFER_DATA)"
     )
     diagnose.add_argument("--target", metavar="TASK", help="the task in question")
+    _add_columns(diagnose, "text and label = name or number of a column")
     diagnose.add_argument(
         "--budget",
         choices=("quick", "pairs", "full"),
         help="quick (default): groups of sources by their gradients; pairs: single sources; full: everything",
+    )
+    diagnose.add_argument(
+        "--metric",
+        choices=("accuracy", "macro_f1"),
+        help="the score: share of right answers (default), or the mean over classes of F1",
     )
     diagnose.add_argument("--seeds", type=_number(1, "a number of seeds"), metavar="N", help="default: 5")
     diagnose.add_argument(

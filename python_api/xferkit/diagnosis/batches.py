@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -54,6 +55,9 @@ class TaskStream:
         shares: of each task, summing to 1.
         seed: of all generators.
         name: the stream's name.
+        shared_mean: batches say that a task's loss is its sum over the batch divided by its share of all examples, so
+            that with these shares as weights the loss is the mean over the batch. A mean of each task's own would
+            count a rare task twice as rare, which stands in some of the batches alone.
     """
 
     def __init__(
@@ -64,8 +68,10 @@ class TaskStream:
         *,
         seed: int,
         name: str,
+        shared_mean: bool = False,
     ) -> None:
         self.domains, self._shares, self._size = list(domains), list(shares), batch_size
+        self._count_by = torch.tensor([float(share) for share in shares]) if shared_mean else None
         self._orders = [
             EndlessOrder(
                 len(d.inputs), torch.Generator().manual_seed(derive_seed(seed, "task", name, d.name))
@@ -81,7 +87,7 @@ class TaskStream:
         rows = [order.take(count) for order, count in zip(self._orders, self._counts(), strict=True)]
         for domain, own in zip(self.domains, rows, strict=True):
             self.seen[domain.name] += len(own)
-        return TaskDraw(self.domains, rows)
+        return TaskDraw(self.domains, rows, self._count_by)
 
     def next(self) -> DomainBatch:
         """The next batch: the first task's examples, then the second's, and so on."""
@@ -120,8 +126,10 @@ class TaskStream:
 class TaskDraw:
     """One batch of a :class:`TaskStream`."""
 
-    def __init__(self, domains: Sequence[DomainData], rows: Sequence[Tensor]) -> None:
-        self._domains, self._rows = domains, rows
+    def __init__(
+        self, domains: Sequence[DomainData], rows: Sequence[Tensor], count_by: Tensor | None = None
+    ) -> None:
+        self._domains, self._rows, self._count_by = domains, rows, count_by
 
     def shard(self, index: int = 0, num_shards: int = 1, replicas: int = 1) -> DomainBatch:
         """The batch; ValueError where a part of it is asked for: runs are small, and one process makes each."""
@@ -137,7 +145,11 @@ class TaskDraw:
                 own = domain.labels
                 labels.append(own.select(rows) if isinstance(own, RaggedLabels) else own[rows])
         batch = inputs[0] if len(inputs) == 1 else TokenSequences.concat(inputs)
-        return DomainBatch(batch, torch.cat(numbers), _stacked(labels) if labels else None)
+        found = DomainBatch(batch, torch.cat(numbers), _stacked(labels) if labels else None)
+        if self._count_by is None or found.labels is None:
+            return found
+        texts, tokens = len(found.domains), int((found.labels >= 0).sum())
+        return replace(found, text_counts=texts * self._count_by, token_counts=tokens * self._count_by)
 
 
 def _stacked(labels: Sequence[Tensor]) -> Tensor:

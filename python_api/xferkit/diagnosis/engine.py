@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from xferkit.diagnosis.problem import Problem, RunResult, RunSpec
 from xferkit.experiments.cells import CellStore
 from xferkit.experiments.pool import run_cells
 from xferkit.experiments.progress import make_progress
+from xferkit.report.format import duration
 from xferkit.runs.environment import code_fingerprint, versions
 from xferkit.transfer import Declined, Estimate
 
@@ -20,7 +22,25 @@ __all__ = ["ASK_SECONDS", "Engine", "Results", "SpecCell"]
 #: Longer estimates are confirmed first.
 ASK_SECONDS = 3600.0
 
-_CODE = ("data", "diagnosis", "methods", "metrics", "models", "objectives", "surgery", "trainers", "transfer")
+# Of a mask, against a task alone: about as many steps, forward and backward, and the gates.
+_MASK_COST = 0.8
+
+# Mixtures, gates and surgery on gradients, against pooling: two to six times, by the number of tasks.
+_METHOD_COST = 4.0
+
+_CODE = (
+    "data",
+    "diagnosis",
+    "experiments",
+    "masks",
+    "methods",
+    "metrics",
+    "models",
+    "objectives",
+    "surgery",
+    "trainers",
+    "transfer",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +50,7 @@ class SpecCell:
     Attributes:
         spec: fields of the :class:`~xferkit.diagnosis.problem.RunSpec` as JSON.
         label: one phrase for progress.
-        cost: about how many times as long as a task alone it takes.
+        cost: about how many times as long as a task alone it takes, until runs of its kind have been timed.
     """
 
     spec: str
@@ -45,16 +65,19 @@ class SpecCell:
         extra += [f"weight of {task} {value:g}" for task, value in (spec.weights or {}).items()]
         extra += [] if spec.temperature is None else [f"temperature {spec.temperature:g}"]
         extra += [] if spec.width == 1.0 else [f"width {spec.width:g}"]
+        extra += ["masks"] if spec.masks else []
         tasks = "+".join(spec.tasks) if len(spec.tasks) <= 4 else f"{len(spec.tasks)} tasks"
         cost = float(len(spec.tasks)) if spec.matching == "per_task_steps" else 1.0
+        cost += _MASK_COST * (2 + len(spec.masks)) if spec.masks else 0.0
         label = f"{tasks}{method}{''.join(f', {e}' for e in extra)}, seed {spec.seed}, {spec.part}"
+        cost *= 1.0 if spec.method == "pooled" else _METHOD_COST
         return cls(json.dumps(asdict(spec), sort_keys=True), label, cost * spec.width)
 
     @property
     def method(self) -> str:
         """Runs of one name take about the same time."""
         fields = json.loads(self.spec)
-        return f"{fields['method']} {self.cost:g} {bool(fields['observe'])}"
+        return f"{fields['method']} {self.cost:g} {bool(fields['observe'])} {len(fields['masks'])}"
 
     def describe(self) -> str:
         """One phrase for progress and messages."""
@@ -63,7 +86,8 @@ class SpecCell:
     def run_spec(self) -> RunSpec:
         """The run."""
         fields = json.loads(self.spec)
-        return RunSpec(**{**fields, "tasks": tuple(fields["tasks"])})
+        masks = tuple(map(tuple, fields["masks"]))
+        return RunSpec(**{**fields, "tasks": tuple(fields["tasks"]), "masks": masks})
 
 
 class Results:
@@ -89,12 +113,15 @@ def _train(cell: SpecCell, problem: Problem) -> RunResult:
 class Engine:
     """Does runs and keeps them: the same folder goes on where it was stopped, and no run is done twice.
 
+    Before anybody waits for long it tells how many runs are left and how long they take, and asks before more than an
+    hour: after a first, timed run, and again when more turns out to be needed than was told.
+
     Args:
         problem: what is trained.
         folder: where finished runs lie.
         workers: processes of one thread each; 0: none.
-        confirm: asked when, after the first run, more than an hour is left; False stops. None: go on.
-        note: told sentences on damaged files.
+        confirm: asked before more than an hour; False stops. None: go on.
+        note: told sentences on what is left and on damaged files.
     """
 
     def __init__(
@@ -107,7 +134,7 @@ class Engine:
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.problem, self.workers = problem, workers
-        self._confirm, self._seconds_per_cost = confirm, 0.0
+        self._confirm, self._note = confirm, note
         conditions = {
             "code": code_fingerprint(_CODE),
             "data": problem.fingerprint(),
@@ -122,31 +149,42 @@ class Engine:
         )
         self.reused = self.done = 0
         self._known: dict[SpecCell, RunResult] = {}
+        self._expected: dict[str, list[SpecCell]] = {}
+        self._told: float | None = None
+        self._confirmed = False
 
-    def run(self, specs: Iterable[RunSpec], *, still_to_come: float = 0.0) -> Results:
+    def expect(self, stage: str, specs: Iterable[RunSpec]) -> None:
+        """Name the runs that a later stage will ask for, as well as they are known; they replace what was named for it.
+
+        Runs that will only be known by what comes out may be stood for by others that take as long.
+        """
+        self._expected[stage] = list(dict.fromkeys(SpecCell.of(spec) for spec in specs))
+
+    def run(self, specs: Iterable[RunSpec]) -> Results:
         """Results of all runs, those of earlier starts included.
-
-        Args:
-            specs: the runs.
-            still_to_come: cost of runs that are asked for later, for the estimate.
 
         Raises:
             Declined: ``confirm`` said no.
             RunError: a run failed, or a worker was killed.
         """
         cells = list(dict.fromkeys(SpecCell.of(spec) for spec in specs))
-        for cell in cells:
-            if cell not in self._known and (kept := self.store.load(cell)) is not None:
-                self._known[cell] = kept
-                self.reused += 1
-        missing = [cell for cell in cells if cell not in self._known]
+        missing = self._missing(cells)
         with make_progress(missing, len(cells), max(self.workers, 1), self._phrase) as progress:
-            if missing and not self._seconds_per_cost:
+            if missing and not self._known:
                 first, missing = missing[:1], missing[1:]
                 self._do(first, progress, min(1, self.workers))
-                self._ask(sum(cell.cost for cell in missing) + still_to_come, len(missing))
+            if missing:
+                self._tell(missing)
             self._do(missing, progress, self.workers)
         return Results({cell: self._known[cell] for cell in cells})
+
+    def ask(self) -> None:
+        """Tell and ask, where the expected runs take much longer than was told last.
+
+        Raises:
+            Declined: ``confirm`` said no.
+        """
+        self._tell([])
 
     def gates(self, method: str) -> list[dict[str, float]]:
         """Gate weights of all runs of a method so far that trained on all tasks and were scored on development data."""
@@ -162,12 +200,21 @@ class Engine:
                 found.append(result.gates)
         return found
 
+    def _missing(self, cells: Iterable[SpecCell]) -> list[SpecCell]:
+        found = []
+        for cell in cells:
+            if cell not in self._known and (kept := self.store.load(cell)) is not None:
+                self._known[cell] = kept
+                self.reused += 1
+            if cell not in self._known:
+                found.append(cell)
+        return found
+
     def _do(self, cells: list[SpecCell], progress: Any, workers: int) -> None:
         def finished(cell: SpecCell, result: RunResult) -> None:
             self.store.save(cell, result)
             self._known[cell] = result
             self.done += 1
-            self._seconds_per_cost = self._seconds_per_cost or result.seconds / max(cell.cost, 1e-9)
             progress.finished(cell, result)
 
         if cells:
@@ -180,11 +227,34 @@ class Engine:
         """The target's score."""
         return f"{self.problem.target} {100 * result.scores[self.problem.target]:.1f}"
 
-    def _ask(self, cost: float, runs: int) -> None:
-        seconds = self._seconds_per_cost * cost / max(self.workers, 1)
-        estimate = Estimate(runs, seconds, self.done + self.reused)
-        if seconds > ASK_SECONDS and self._confirm is not None and not self._confirm(estimate):
-            raise Declined("stopped before the long part; finished runs are kept")
+    def _tell(self, now: Iterable[SpecCell]) -> None:
+        if not self._known:  # nothing was timed
+            return
+        estimate = self._estimate(now)
+        if self._told is not None and estimate.seconds_left <= 1.25 * self._told:
+            self._told = min(self._told, estimate.seconds_left)
+            return
+        self._told = estimate.seconds_left
+        if estimate.runs_left:
+            count = f"{estimate.runs_left} run{' is' if estimate.runs_left == 1 else 's are'}"
+            self._note(f"{count} left, about {duration(estimate.seconds_left)}.")
+        if estimate.seconds_left > ASK_SECONDS and self._confirm is not None and not self._confirmed:
+            if not self._confirm(estimate):
+                raise Declined("stopped before the long part; finished runs are kept")
+            self._confirmed = True
+
+    def _estimate(self, now: Iterable[SpecCell]) -> Estimate:
+        """Of all runs that are expected, by the mean time of like runs so far, else by their cost."""
+        cells = dict.fromkeys([*now, *(cell for stage in self._expected.values() for cell in stage)])
+        left = [cell for cell in cells if cell not in self._known]
+        seen: dict[str, list[float]] = {}
+        for cell, result in self._known.items():
+            seen.setdefault(cell.method, []).append(result.seconds)
+        pace = sum(r.seconds for r in self._known.values()) / max(sum(c.cost for c in self._known), 1e-9)
+        times = [fmean(seen[cell.method]) if cell.method in seen else pace * cell.cost for cell in left]
+        at_once = max(1, min(self.workers, len(left)))
+        seconds = max(max(times, default=0.0), sum(times) / at_once)
+        return Estimate(len(left), seconds, self.done + self.reused)
 
 
 def _stem(cell: SpecCell) -> str:

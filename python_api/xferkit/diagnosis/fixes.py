@@ -12,12 +12,13 @@ from statistics import fmean
 from typing import Any
 
 from xferkit.diagnosis.engine import Results
-from xferkit.diagnosis.problem import Problem, RunSpec
+from xferkit.diagnosis.problem import Problem, RunSpec, metric_name
 from xferkit.methods import method_names
-from xferkit.metrics import Interval, paired_difference, t_interval
-from xferkit.transfer import RunError, Verdict, paired_p_value
+from xferkit.metrics import Interval, paired_difference
+from xferkit.report.format import difference
+from xferkit.transfer import Declined, Judgement, RunError, Verdict, judge
 
-__all__ = ["Fix", "FixRace", "FixTried", "candidates", "race"]
+__all__ = ["Fix", "FixRace", "FixTried", "candidates", "race", "race_specs"]
 
 RunAll = Callable[[list[RunSpec]], Results]
 
@@ -86,9 +87,8 @@ class FixRace:
         seeds: of the final measurement, none of which the race has seen.
         plain: test scores of the plain sum, one a seed.
         won: test scores of the winner.
-        gain: paired difference, positive: the winner is better.
-        p: of the paired t-test.
-        verdict: HELPS, HURTS or INCONCLUSIVE: one comparison, decided by its interval.
+        judged: interval, p-value and verdict of the paired gains, positive: the winner is better.
+        also: by other measures, test scores of the plain sum and of the winner, one a seed.
     """
 
     tried: list[FixTried]
@@ -96,9 +96,18 @@ class FixRace:
     seeds: list[int]
     plain: list[float]
     won: list[float]
-    gain: Interval
-    p: float
-    verdict: Verdict
+    judged: Judgement
+    also: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+
+    @property
+    def gain(self) -> Interval:
+        """Paired difference of the winner and the plain sum."""
+        return self.judged.interval
+
+    @property
+    def verdict(self) -> Verdict:
+        """HELPS, HURTS or INCONCLUSIVE: one comparison."""
+        return self.judged.verdict
 
     @property
     def sentence(self) -> str:
@@ -108,14 +117,19 @@ class FixRace:
         interval = f"{100 * self.gain.mean:+.1f} points"
         if self.gain.n > 1:
             interval += f" [{100 * self.gain.low:+.1f}, {100 * self.gain.high:+.1f}]"
+        note = f" ({self.judged.note})" if self.judged.note else ""
         fresh = f"on test data with {len(self.seeds)} fresh seeds"
         against = f"{self.winner.name} against the plain sum: {interval} {fresh}"
         words = {
             Verdict.HELPS: "it helps.",
             Verdict.HURTS: "what won on development data hurts there; the plain sum is better.",
-            Verdict.INCONCLUSIVE: "no clear difference; the plain sum may be enough.",
+            Verdict.INCONCLUSIVE: f"no clear difference{note}; the plain sum may be enough.",
         }
-        return f"{against}: {words[self.verdict]}"
+        others = [
+            f"in {metric_name(name)} {difference(paired_difference(won, plain))}"
+            for name, (plain, won) in self.also.items()
+        ]
+        return f"{against}: {words[self.verdict][:-1]}{''.join(f'; {other}' for other in others)}."
 
 
 def candidates(problem: Problem, groups: Mapping[str, Sequence[str]]) -> list[Fix]:
@@ -158,6 +172,25 @@ def candidates(problem: Problem, groups: Mapping[str, Sequence[str]]) -> list[Fi
     return list({(f.name, f.tasks): f for f in found}.values())
 
 
+def race_specs(
+    problem: Problem, fixes: Sequence[Fix], race_seeds: Sequence[int], fresh_seeds: Sequence[int]
+) -> list[RunSpec]:
+    """Runs of a race before it is known who goes on: the first candidates stand for the better half of each round."""
+    matching = _matching(problem)
+    found, alive, used = [], list(fixes), 0
+    while used < len(race_seeds) and len(alive) > 1:
+        take = race_seeds[used : used + max(1, used)]
+        used += len(take)
+        found += [fix.spec(seed, "dev", matching) for fix in alive for seed in take]
+        # Every second one, so that dear and cheap ones are left as they were.
+        alive = alive[::2]
+    return found + [fix.spec(seed, "test", matching) for fix in (fixes[0], alive[-1]) for seed in fresh_seeds]
+
+
+def _matching(problem: Problem) -> str:
+    return "per_task_steps" if problem.target in problem.tasks else "total_steps"
+
+
 def race(
     problem: Problem,
     fixes: Sequence[Fix],
@@ -188,7 +221,7 @@ def race(
         raise ValueError("race: race_seeds and fresh_seeds must be different ones, at least one of each")
     if not fixes or fixes[0].kind != "plain sum":
         raise ValueError("race: the first candidate must be the plain sum")
-    matching = "per_task_steps" if problem.target in problem.tasks else "total_steps"
+    matching = _matching(problem)
     sign = 1.0 if problem.higher_is_better else -1.0
     plain, alive = fixes[0], list(fixes)
     scores: dict[str, list[float]] = {fix.name: [] for fix in fixes}
@@ -228,11 +261,15 @@ def _results(
     try:
         every = run([spec for fix in alive for spec in wanted[fix.name]])
         return {fix.name: every for fix in alive}
+    except Declined:
+        raise
     except (RunError, ValueError):
         found: dict[str, Results] = {}
         for fix in alive:
             try:
                 found[fix.name] = run(wanted[fix.name])
+            except Declined:
+                raise
             except (RunError, ValueError) as error:
                 problems[fix.name] = str(error).partition("failed: ")[2] or str(error)
         return found
@@ -254,14 +291,9 @@ def _final(
     plain_scores = [results[spec].scores[problem.target] for spec in base]
     won = [results[spec].scores[problem.target] for spec in ours]
     gains = [sign * (a - b) for a, b in zip(won, plain_scores, strict=True)]
-    if winner.kind == "plain sum":
-        gain, p = t_interval([0.0]), 1.0
-    else:
-        gain, p = (
-            paired_difference([sign * v for v in won], [sign * v for v in plain_scores]),
-            paired_p_value(gains),
-        )
-    verdict = Verdict.INCONCLUSIVE
-    if gain.n > 1 and gain.half_width == gain.half_width:
-        verdict = Verdict.HELPS if gain.low > 0 else Verdict.HURTS if gain.high < 0 else verdict
-    return FixRace(tried, winner, seeds, plain_scores, won, gain, p, verdict)
+    judged = judge([gains])[0]
+    also = {
+        name: ([results[spec].also[name] for spec in base], [results[spec].also[name] for spec in ours])
+        for name in results[base[0]].also
+    }
+    return FixRace(tried, winner, seeds, plain_scores, won, judged, also)

@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +17,30 @@ from xferkit.diagnosis.problem import SplitName
 
 __all__ = ["Row", "TaskFiles", "find_files", "read_folder"]
 
+_PARTS: dict[str, SplitName] = {
+    "train": "train",
+    **dict.fromkeys(("dev", "val", "valid", "validation", "eval"), "dev"),
+    "test": "test",
+}
 _NAME = re.compile(
-    r"(?P<task>.+?)(?:[-_.](?P<split>train|dev|test))?\.(?:tsv|csv|jsonl|json)(?:\.gz)?", re.IGNORECASE
+    rf"(?P<task>.+?)(?:[-_.](?P<part>{'|'.join(_PARTS)}))?\.(?P<format>tsv|csv|jsonl|json)(?:\.gz)?",
+    re.IGNORECASE,
 )
-_SPLITS: tuple[SplitName, ...] = ("train", "dev", "test")
 _FORMS = "NAME.tsv, or NAME-train.tsv with NAME-test.tsv (also .csv, .jsonl, and with .gz)"
+_WORDS: dict[SplitName, str] = {"dev": "development", "test": "test"}
+
+#: A text's place among ten, see :func:`_place`, says which part it is in where there is no file for that part. Places
+#: do not depend on which other files there are, so that a text which several tasks have is in the same part of each.
+_PLACES: dict[SplitName, frozenset[int]] = {"dev": frozenset({0, 1}), "test": frozenset({2, 3})}
+#: Where nothing is trained on, half of the texts for each part; those of above stay where they are.
+_HALVES: dict[SplitName, frozenset[int]] = {
+    "dev": _PLACES["dev"] | {4, 5, 6},
+    "test": _PLACES["test"] | {7, 8, 9},
+}
+#: Rows that the target is scored on, at least: with fewer, one row is worth more than five points.
+_LEAST = 20
+#: Rows of a file, at least, before its first line is suspected of being a header, and words of such a line at most.
+_LEAST_FOR_HEADER, _HEADER_WORDS = 5, 4
 
 
 @dataclass(frozen=True)
@@ -48,11 +68,13 @@ class TaskFiles:
         name: the task.
         files: file of each split that has one.
         rows: rows of each split; the train split is empty where the task has no training file.
+        dropped: rows of the training split that were left out, as the target is scored on their texts.
     """
 
     name: str
     files: Mapping[SplitName, str]
     rows: Mapping[SplitName, tuple[Row, ...]] = field(repr=False)
+    dropped: int = 0
 
     @property
     def labelled(self) -> bool:
@@ -71,10 +93,11 @@ class TaskFiles:
 def find_files(folder: str | os.PathLike[str]) -> dict[str, dict[SplitName, str]]:
     """The files of a folder by task and split: ``NAME-train``, ``NAME-dev``, ``NAME-test``, or ``NAME`` for all.
 
-    Other files are passed over.
+    For ``dev`` also ``val``, ``valid``, ``validation`` or ``eval``. Other files are passed over.
 
     Raises:
-        DataError: no such folder, no such file in it, or two files for one part of a task.
+        DataError: no such folder, no such file in it, two files for one part of a task, or a file that is called as a
+            part and has no task in its name, such as ``train.tsv``.
     """
     root = Path(folder)
     try:
@@ -87,17 +110,19 @@ def find_files(folder: str | os.PathLike[str]) -> dict[str, dict[SplitName, str]
             "a folder with a file a task",
         ) from None
     found: dict[str, dict[SplitName, str]] = {}
-    whole: dict[str, Path] = {}
     for entry in entries:
         match = _NAME.fullmatch(entry.name)
         if match is None or entry.name.startswith("."):
             continue
-        task = match["task"]
-        split: SplitName = "train"
-        if match["split"] is None:
-            whole[task] = entry
-        else:
-            split = next(name for name in _SPLITS if name == match["split"].lower())
+        task, split = match["task"], _PARTS[(match["part"] or "train").lower()]
+        if match["part"] is None and task.lower() in _PARTS:
+            raise DataError.at(
+                entry,
+                None,
+                "the name says which part the file is, but not of which task",
+                _FORMS,
+                reason="no task",
+            )
         own = found.setdefault(task, {})
         if split in own:
             raise DataError.at(
@@ -122,20 +147,23 @@ def read_folder(
 ) -> dict[str, TaskFiles]:
     """The tasks of a folder, the target among them.
 
-    Parts without a file are taken from the training file by a hash of each text, so that equal texts stay together:
-    of ten parts of the texts two become the test part and two the development part (one of five where only one of them
-    is missing). Rows of a class that would not be trained at all are kept in the training part.
+    Parts without a file are taken from the training file by a hash of each text: two tenths of the texts become the
+    development part and two the test part. The places are the same in all tasks, and so is a text that several have;
+    equal texts (but for white space) stay together. Rows of a class that would not be trained at all are kept in the
+    training part, with the rows of equal texts. Training rows of sources are left out when the target's development or
+    test part has their text.
 
     Args:
         folder: where the files are, see :func:`find_files`.
-        target: the task in question. It may have a test file alone: then it is a target without labels.
+        target: the task in question. It may have a test file alone: then it is a target without labels, and a half of
+            the file is its development part.
         tasks: those to read beside the target; None: all.
         columns: what holds text and label, where the defaults (text and label by header, or two columns without one)
             do not fit.
 
     Raises:
-        DataError: a task that does not exist, a file that is not as expected, too few rows, or a class in a
-            development or test part that no training part has.
+        DataError: a task that does not exist, a file that is not as expected, a header that was read as a row, too few
+            rows, a target of one class, or a class in a development or test part that no training part has.
     """
     found = find_files(folder)
     for name in (target, *(tasks or ())):
@@ -149,81 +177,137 @@ def read_folder(
                 reason="unknown task",
             )
     chosen = [name for name in found if tasks is None or name in tasks or name == target]
-    read = {name: _read(name, found[name], columns, name == target) for name in chosen}
-    _check_classes(read, target)
-    return read
+    read = {name: _read(found[name], columns) for name in chosen}
+    if columns is None or columns.header is not False:
+        _check_headers([rows for parts in read.values() for rows in parts.values()])
+    own = _split(target, found[target], read[target])
+    scored = {_plain(row.text) for part in ("dev", "test") for row in own.rows[part]}
+    split = {
+        name: own if name == target else _split(name, found[name], read[name], scored) for name in chosen
+    }
+    for name, task in split.items():
+        _check_sizes(task, name == target)
+    _check_classes(split, target)
+    _check_target(own)
+    return split
 
 
-def _read(name: str, files: Mapping[SplitName, str], columns: Columns | None, is_target: bool) -> TaskFiles:
-    rows: dict[SplitName, tuple[Row, ...]] = {
+def _read(files: Mapping[SplitName, str], columns: Columns | None) -> dict[SplitName, tuple[Row, ...]]:
+    return {
         split: tuple(
             Row(record.text, str(record.labels), path, record.line)
             for record in read_records(path, columns=columns)
         )
         for split, path in files.items()
     }
+
+
+def _split(
+    name: str,
+    files: Mapping[SplitName, str],
+    rows: Mapping[SplitName, tuple[Row, ...]],
+    scored: Set[str] | None = None,
+) -> TaskFiles:
+    """A source, given the texts that the target is scored on, or the target itself."""
+    missing = [split for split in _PLACES if split not in rows]
     if "train" not in rows:
-        if not is_target:
+        if scored is not None:
             path = next(iter(files.values()))
             raise DataError.at(
                 path, None, f"the source {name!r} has no training file", f"{name}-train as well"
             )
-        # A target without labels: its development part is a half of what it is tested on.
-        if len(rows) == 1:
-            ((split, only),) = rows.items()
-            parts = _cut(only, {"dev": 1}, 2)
-            rows = {"dev": parts["dev"], "test": parts["train"]}
-            _check_sizes(name, files[split], only, rows)
+        if missing:
+            (only,) = rows.values()
+            rows = {split: tuple(row for row in only if _place(row) in own) for split, own in _HALVES.items()}
         return TaskFiles(name, files, {"train": (), **rows})
-    train, path = rows["train"], files["train"]
-    missing: tuple[SplitName, ...] = tuple(split for split in ("dev", "test") if split not in rows)
-    if missing:
-        each = 2 if len(missing) == 2 else 1
-        parts = _cut(train, dict.fromkeys(missing, each), 10 if len(missing) == 2 else 5)
-        rows = {**rows, **parts}
-        known = {row.label for row in rows["train"]}
-        for split in missing:
-            alone = tuple(row for row in rows[split] if row.label not in known)
-            rows["train"] += alone
-            rows[split] = tuple(row for row in rows[split] if row.label in known)
-    _check_sizes(name, path, train, rows)
-    return TaskFiles(name, files, rows)
+    parts = {split: [row for row in rows["train"] if _place(row) in _PLACES[split]] for split in missing}
+    taken = frozenset[int]().union(*(_PLACES[split] for split in missing))
+    train = [row for row in rows["train"] if _place(row) not in taken]
+    barred = scored or frozenset()
+    known = {row.label for row in train if _plain(row.text) not in barred}
+    rare = {_plain(row.text) for part in parts.values() for row in part if row.label not in known}
+    for split, part in parts.items():
+        train += [row for row in part if _plain(row.text) in rare]
+        parts[split] = [row for row in part if _plain(row.text) not in rare]
+    kept = tuple(row for row in train if _plain(row.text) not in barred)
+    found = {**rows, "train": kept, **{split: tuple(part) for split, part in parts.items()}}
+    return TaskFiles(name, files, found, len(train) - len(kept))
 
 
-def _cut(rows: Iterable[Row], parts: Mapping[SplitName, int], of: int) -> dict[SplitName, tuple[Row, ...]]:
-    """Rows by split: so many of ``of`` parts for each split that is named, and the rest to train on."""
-    place: list[SplitName] = [split for split, count in parts.items() for _ in range(count)]
-    place += ["train"] * (of - len(place))
-    cut: dict[SplitName, list[Row]] = {split: [] for split in dict.fromkeys(place)}
-    for row in rows:
-        text = " ".join(row.text.split())
-        cut[place[zlib.crc32(text.encode("utf-8", "surrogatepass")) % of]].append(row)
-    return {split: tuple(own) for split, own in cut.items()}
+def _plain(text: str) -> str:
+    """What makes texts equal."""
+    return " ".join(text.split())
 
 
-def _check_sizes(name: str, path: str, read: Sequence[Row], rows: Mapping[SplitName, Sequence[Row]]) -> None:
-    count = f"{len(read)} row{'' if len(read) == 1 else 's'}"
-    if "train" in rows and len(rows["train"]) < 2:
+def _place(row: Row) -> int:
+    return zlib.crc32(_plain(row.text).encode("utf-8", "surrogatepass")) % 10
+
+
+def _check_headers(files: Sequence[Sequence[Row]]) -> None:
+    """No first line that was read as data is a header of unknown names: it would be a class of its own."""
+    first = [rows[0] for rows in files if _may_be_header(rows)]
+    count = Counter(row.label for rows in files for row in rows)
+    count.subtract(row.label for row in first)
+    for row in first:
+        if count[row.label]:
+            continue
+        rows = next(rows for rows in files if rows[0] is row)
+        # Where rows of a class of their own are usual, the first one is none the less a row.
+        if sum(count[other.label] == 1 for other in rows) <= max(1, len(rows) // 10):
+            raise DataError.at(
+                row.path,
+                row.line,
+                f"looks like a header, with {shown(row.text)} for the text and {shown(row.label)} for the label",
+                "columns named text and label, or the option columns with their names (header: false where it is data)",
+                reason="header",
+            )
+
+
+def _may_be_header(rows: Sequence[Row]) -> bool:
+    row = rows[0]
+    match = _NAME.fullmatch(os.path.basename(row.path))
+    return (
+        row.line == 1
+        and len(rows) >= _LEAST_FOR_HEADER
+        and len(row.text.split()) <= _HEADER_WORDS
+        and any(map(str.isalpha, row.label))
+        and match is not None
+        and match["format"].lower() in ("tsv", "csv")
+    )
+
+
+def _check_sizes(task: TaskFiles, is_target: bool) -> None:
+    name, train = task.name, task.rows["train"]
+    if "train" not in task.files:
+        return
+    path = task.files["train"]
+    own = [row for rows in task.rows.values() for row in rows if row.path == path]
+    total = len(own) + task.dropped
+    count = f"{total} row{'' if total == 1 else 's'}"
+    if len(train) < 2:
+        left = f" ({task.dropped} were left out: the target is scored on their texts)" if task.dropped else ""
         raise DataError.at(
             path,
-            read[0].line if len(read) == 1 else None,
-            f"{name!r} has {count}, of which {len(rows['train'])} to train on",
+            own[0].line if total == 1 and own else None,
+            f"{name!r} has {count}, of which {len(train)} to train on{left}",
             "at least 2 training rows, so that two batches of it can be compared, and a few to score it on",
             reason="too few rows",
         )
-    empty = [split for split in ("dev", "test") if not rows[split]]
-    if empty:
-        missing = "development" if empty[0] == "dev" else "test"
-        raise DataError.at(
-            path,
-            None,
-            f"{name!r} has {count}, too few to take a {missing} part from",
-            f"about 20 rows or more, or a file {name}-{empty[0]}",
-            reason="too few rows",
-        )
+    for split, word in _WORDS.items():
+        if not is_target and not task.rows[split]:
+            raise DataError.at(
+                path,
+                None,
+                f"{name!r} has {count}, too few to take a {word} part from",
+                f"about 20 rows or more, or a file {name}-{split}",
+                reason="too few rows",
+            )
 
 
 def _check_classes(tasks: Mapping[str, TaskFiles], target: str) -> None:
+    if not any(task.labelled for task in tasks.values()):
+        path = next(iter(tasks[target].files.values()))
+        raise DataError.at(path, None, "there is no other task and no training file", _FORMS)
     known = {row.label for task in tasks.values() for row in task.rows["train"]}
     for name, task in tasks.items():
         for split in ("dev", "test"):
@@ -238,9 +322,6 @@ def _check_classes(tasks: Mapping[str, TaskFiles], target: str) -> None:
                     f"one of those to train on, {shown_list(sorted(known))}",
                     reason="unknown class",
                 )
-    if not any(task.labelled for task in tasks.values()):
-        path = next(iter(tasks[target].files.values()))
-        raise DataError.at(path, None, "there is no other task and no training file", _FORMS)
     if len(known) < 2:
         row = next(row for task in tasks.values() for row in task.rows["train"])
         raise DataError.at(
@@ -249,4 +330,34 @@ def _check_classes(tasks: Mapping[str, TaskFiles], target: str) -> None:
             f"all training rows have the class {shown(row.label)}",
             "at least two different classes",
             reason="one class",
+        )
+
+
+def _check_target(task: TaskFiles) -> None:
+    """It has classes to tell apart, and enough rows to see a difference."""
+    classes = {row.label for row in task.rows["train"]}
+    if len(classes) == 1:
+        raise DataError.at(
+            task.files["train"],
+            None,
+            f"all training rows of the target {task.name!r} have the class {shown(*classes)}",
+            "at least two classes in each file: a file a task (a domain, a language), not a file a class",
+            reason="one class",
+        )
+    for split, word in _WORDS.items():
+        count = len(task.rows[split])
+        if count >= _LEAST:
+            continue
+        missing = [split] if split not in task.files else []
+        if not task.labelled:
+            # Both parts may have been taken from one file, which the other file would leave whole.
+            missing = [part for part in _WORDS if part not in task.files]
+        more = f", or a file {task.name}-{missing[0]}" if missing else ""
+        given = (task.files[part] for part in (split, "train", *_WORDS) if part in task.files)
+        raise DataError.at(
+            next(given),
+            None,
+            f"the target {task.name!r} has {count} {word} row{'' if count == 1 else 's'}",
+            f"at least {_LEAST} to measure by: more rows{more}",
+            reason="too few rows",
         )

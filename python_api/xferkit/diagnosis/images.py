@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from xferkit.data.errors import DataError, close_name, shown, shown_list
 from xferkit.data.seeding import derive_seed
-from xferkit.diagnosis.problem import Part, SplitName
+from xferkit.diagnosis.problem import Metric, Part, SplitName
 from xferkit.diagnosis.recipe import Recipe, scaled
 from xferkit.diagnosis.training import TaskData, TrainedProblem, known_task
 from xferkit.models import Encoder, TokenSequences
@@ -26,6 +25,10 @@ __all__ = ["DigitEncoder", "DigitProblem"]
 
 _SIDE = 16
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# A fifth is the development part, which needs an image or two.
+_LEAST_TRAIN = 10
+# With or without members.
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _CHANNELS, _HIDDEN = 12, 64
 
 RECIPE = Recipe(
@@ -90,14 +93,15 @@ class _Images:
 class DigitProblem(TrainedProblem):
     """Digits of one collection (``mnist.npz`` and ``usps.npz``, say), with few labels, helped by another's.
 
-    Each file holds ``x_train``, ``y_train``, ``x_test`` and ``y_test``: grey images (uint8) and their classes. Images
-    of 28 by 28 lose three pixels at each edge; all become 16 by 16 by averaging. A fifth of each training part is the
+    Each file holds ``x_train``, ``y_train``, ``x_test`` and ``y_test``: grey images (uint8), at least 10 of them to
+    train on, and their classes, which are 0 to K - 1 where all files together have K different ones. Images of 28 by
+    28 lose three pixels at each edge; all become 16 by 16 by averaging. A fifth of each training part is the
     development part. Only training images of sources are spoiled.
 
     Args:
         data: folder of the files.
         target: collection in question, the name of its file without ``.npz``.
-        sources: the others; None: all other files of the folder.
+        sources: the others, each once; None: all other files of the folder.
         epsilon_x: probability that a source's training image is rotated, salted or flipped.
         epsilon_y: probability that its label is drawn anew from all classes, so that it stays the same now and then.
         label_ratio: share of the target's training images whose labels may be trained on; 0: none.
@@ -106,6 +110,7 @@ class DigitProblem(TrainedProblem):
         max_test: development and test images of a collection at most; 0: all.
         data_seed: draws what is taken, spoiled and labelled, the same in all runs.
         recipe: how a collection alone is trained.
+        metric: the score: accuracy, or the unweighted mean over classes of F1.
 
     Raises:
         ValueError: a file that is missing or not as expected, or a value out of its range.
@@ -125,10 +130,14 @@ class DigitProblem(TrainedProblem):
         max_test: int = 1000,
         data_seed: int = 0,
         recipe: Recipe = RECIPE,
+        metric: Metric = "accuracy",
     ) -> None:
         for name, value in (("epsilon_x", epsilon_x), ("epsilon_y", epsilon_y), ("label_ratio", label_ratio)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
+        for name, count in (("per_class", per_class), ("max_train", max_train), ("max_test", max_test)):
+            if count < 0:
+                raise ValueError(f"{name} must be at least 0, got {count}")
         folder = Path(data)
         found = sorted(path.stem for path in folder.glob("*.npz"))
         others = tuple(name for name in found if name != target) if sources is None else tuple(sources)
@@ -142,36 +151,22 @@ class DigitProblem(TrainedProblem):
                 )
         if target in others:
             raise ValueError(f"the target {target!r} is among the sources; expected other collections")
-        super().__init__("digits", target, (target, *others) if label_ratio else others, recipe)
+        if twice := [name for i, name in enumerate(others) if name in others[:i]]:
+            raise ValueError(f"the source {twice[0]!r} is named twice; expected each collection once")
+        super().__init__("digits", target, (target, *others) if label_ratio else others, recipe, metric)
         self.epsilon_x, self.epsilon_y, self.label_ratio = epsilon_x, epsilon_y, label_ratio
         self.per_class, self.data_seed = per_class, data_seed
         self.max_train, self.max_test = max_train, max_test
-        self._all = {name: self._read(folder / f"{name}.npz", name) for name in (target, *others)}
-        self.classes = tuple(
-            range(1 + max(int(own.y.max()) for p in self._all.values() for own in p.values()))
-        )
+        arrays = {folder / f"{name}.npz": _read(folder / f"{name}.npz") for name in (target, *others)}
+        self.classes = tuple(range(_count_classes(arrays)))
+        self._all = {path.stem: self._cut(path.stem, own) for path, own in arrays.items()}
         self._parts = {name: self._spoil(name, parts) for name, parts in self._all.items()}
         self._encoded = {name: self._encode(name) for name in self._parts}
 
-    def _read(self, path: Path, name: str) -> dict[SplitName, _Images]:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in _ARRAYS if key in file}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError.at(path, None, f"cannot be read ({error})", "an .npz file of arrays") from None
-        if missing := [key for key in _ARRAYS if key not in arrays]:
-            raise DataError.at(path, None, f"no array {missing[0]!r}", f"{', '.join(_ARRAYS)}")
+    def _cut(self, name: str, arrays: dict[str, NDArray[Any]]) -> dict[SplitName, _Images]:
         loaded = {}
         for split in ("train", "test"):
             x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-            good = x.ndim == 3 and x.dtype == np.uint8 and y.shape == x.shape[:1] and y.dtype.kind in "iu"
-            if not good or not len(x):
-                raise DataError.at(
-                    path,
-                    None,
-                    f"x_{split} is {x.dtype} {list(x.shape)} and y_{split} {y.dtype} {list(y.shape)}",
-                    "uint8 images [n, height, width] and a class for each",
-                )
             order = np.random.default_rng(derive_seed(self.data_seed, name, split)).permutation(len(x))
             loaded[split] = (x[order], y[order].astype(np.int64))
 
@@ -179,7 +174,7 @@ class DigitProblem(TrainedProblem):
             x, y = loaded[split]
             return _Images(_sixteen(x[first:last]), y[first:last])
 
-        fifth = max(1, len(loaded["train"][0]) // 5)
+        fifth = len(loaded["train"][0]) // 5
         held = min(fifth, self.max_test or fifth)
         last = fifth + self.max_train if self.max_train else None
         return {
@@ -279,6 +274,71 @@ class DigitProblem(TrainedProblem):
         known_task(task, self.everything)
         own = self._all[task] if task == self.target else self._parts[task]
         return own["train"].x.reshape(-1, _SIDE * _SIDE).astype(np.float32) / 255.0
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file, of fitting shapes and types."""
+    form = f"an .npz file with the arrays {', '.join(_ARRAYS)}"
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(4)
+            if head not in _ZIP:
+                raise DataError.at(path, None, "is no .npz file" if head else "is empty", form)
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                # numpy returns a member that is no array as bytes.
+                arrays = {key: np.asarray(file[key]) for key in _ARRAYS if key in file}
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError.at(path, None, f"cannot be read ({error.strerror or error})", form) from None
+    except (
+        Exception
+    ) as error:  # zipfile, zlib and numpy raise a dozen kinds for bytes that were changed or cut
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DataError.at(path, None, f"cannot be read ({why})", form) from None
+    if missing := [key for key in _ARRAYS if key not in arrays]:
+        raise DataError.at(path, None, f"no array {missing[0]!r}", ", ".join(_ARRAYS))
+    for split in ("train", "test"):
+        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        good = x.ndim == 3 and x.dtype == np.uint8 and y.shape == x.shape[:1] and y.dtype.kind in "iu"
+        if not good or not x.size:
+            raise DataError.at(
+                path,
+                None,
+                f"x_{split} is {x.dtype} {list(x.shape)} and y_{split} {y.dtype} {list(y.shape)}",
+                "uint8 images [n, height, width] and a class for each",
+            )
+    if len(arrays["x_train"]) < _LEAST_TRAIN:
+        raise DataError.at(
+            path,
+            None,
+            f"x_train holds {len(arrays['x_train'])} image{'s' * (len(arrays['x_train']) != 1)}",
+            f"at least {_LEAST_TRAIN}, of which a fifth becomes the development part",
+        )
+    return arrays
+
+
+def _count_classes(arrays: dict[Path, dict[str, NDArray[Any]]]) -> int:
+    """The number of different labels in all files, which have to be 0, 1 and so on."""
+    found = {
+        (path, key): np.unique(own[key]).tolist()
+        for path, own in arrays.items()
+        for key in ("y_train", "y_test")
+    }
+    count = len({label for labels in found.values() for label in labels})
+    for (path, key), labels in found.items():
+        wrong = [label for label in labels if not 0 <= label < count]
+        if wrong:
+            raise DataError.at(
+                path,
+                None,
+                f"{key} holds the label {wrong[0]}",
+                f"labels from 0 to {count - 1}, since all files together have {count} different ones",
+            )
+    if count < 2:
+        raise DataError.at(next(iter(arrays)), None, "all labels are 0", "at least two different labels")
+    return count
 
 
 def _sixteen(x: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xferkit.data.cldr import NameData, Names, load_names
 from xferkit.data.panels import sources_for
 from xferkit.diagnosis.batches import KnownTexts
-from xferkit.diagnosis.problem import Part, SplitName
+from xferkit.diagnosis.problem import Metric, Part, SplitName
 from xferkit.diagnosis.recipe import Recipe, scaled
 from xferkit.diagnosis.texts import ngram_matrix
 from xferkit.diagnosis.training import TaskData, TrainedProblem, known_task
@@ -57,6 +57,7 @@ class NameProblem(TrainedProblem):
         settings: the model's sizes.
         lowercase: drop the case of letters, as a control.
         recipe: how a language alone is trained.
+        metric: the score: accuracy, or the unweighted mean over classes of F1.
 
     Raises:
         ValueError: the target is among the sources, or a language that is not known.
@@ -72,11 +73,12 @@ class NameProblem(TrainedProblem):
         settings: NameSettings | None = None,
         lowercase: bool = False,
         recipe: Recipe = RECIPE,
+        metric: Metric = "accuracy",
     ) -> None:
         languages = tuple(sources_for(target) if sources is None else sources)
         if target in languages:
             raise ValueError(f"the target {target!r} is among the sources; expected other languages")
-        super().__init__("names", target, (target, *languages) if labelled else languages, recipe)
+        super().__init__("names", target, (target, *languages) if labelled else languages, recipe, metric)
         self.sized, self.lowercase = settings or NameSettings(), lowercase
         data = data or load_names((target, *languages))
         self.classes = data.classes

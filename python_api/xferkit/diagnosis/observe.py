@@ -28,18 +28,18 @@ class TaskHalves:
     """Two batches of a task that stay the same.
 
     Attributes:
-        number: the task's number among those trained on.
+        number: the task's number among those trained on; None: it is not one of them.
         batches: inputs and labels of each.
     """
 
-    number: int
+    number: int | None
     batches: tuple[tuple[TokenSequences, Tensor], tuple[TokenSequences, Tensor]]
 
 
 def halves_of(
-    name: str, number: int, texts: Texts, labels: Tensor | RaggedLabels, size: int, seed: int
+    name: str, number: int | None, texts: Texts, labels: Tensor | RaggedLabels, size: int, seed: int
 ) -> TaskHalves:
-    """Two batches of at most ``size`` different training examples each, drawn by the task's name and the seed alone.
+    """Two batches of at most ``size`` different examples each, drawn by the task's name and the seed alone.
 
     Raises:
         ValueError: the task has a single example.
@@ -47,7 +47,7 @@ def halves_of(
     half = min(size, len(texts) // 2)
     if not half:
         raise ValueError(
-            f"{name!r} has {len(texts)} training examples; expected at least 2, so that two batches differ"
+            f"{name!r} has {len(texts)} examples to look at; expected at least 2, so that two batches differ"
         )
     generator = torch.Generator().manual_seed(derive_seed(seed, "observe", name))
     rows = torch.randperm(len(texts), generator=generator)[: 2 * half]
@@ -79,13 +79,17 @@ def classifier_of(method: Any) -> SharedPrivateClassifier:
     )
 
 
-def task_loss(method: Any, number: int, inputs: TokenSequences, labels: Tensor) -> Tensor:
-    """Mean loss of examples of the task with this number, by the classifier as it is (dropout as its mode has it)."""
+def task_loss(method: Any, number: int | None, inputs: TokenSequences, labels: Tensor) -> Tensor:
+    """Mean loss of examples of the task with this number, by the classifier as it is (dropout as its mode has it).
+
+    Examples with a class that the model does not have are left out.
+    """
     model = classifier_of(method)
     zeros = torch.zeros(len(inputs), dtype=torch.int64)
     bags = zeros if getattr(method, "target_gate", None) is not None else None
-    log_probs = model(inputs, domains=zeros + number, bags=bags).log_probs
-    return classification_nll(log_probs, labels, zeros, 1)
+    domains = None if number is None else zeros + number
+    log_probs = model(inputs, domains=domains, bags=bags).log_probs
+    return classification_nll(log_probs, labels.masked_fill(labels >= log_probs.shape[-1], -1), zeros, 1)
 
 
 class GradientObserver:
@@ -138,12 +142,10 @@ class GradientObserver:
             share /= share.sum()
             norm[name] = _plain((gram[:, own, own] @ share @ share).clamp(min=0).sqrt())
             mean[name] = sum(s * loss for s, loss in zip(share.tolist(), losses[own], strict=True))
-        across = {
-            f"{names[i]}-{names[j]}": _plain(
-                cosines[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(dim=(1, 2))
-            )
-            for i, j in itertools.combinations(range(len(names)), 2)
-        }
+        across: dict[str, dict[str, list[float]]] = {}
+        for i, j in itertools.combinations(range(len(names)), 2):
+            mean_cosine = cosines[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(dim=(1, 2))
+            across.setdefault(names[i], {})[names[j]] = _plain(mean_cosine)
         return Look(step, list(self.groups), across, null, norm, mean)
 
 

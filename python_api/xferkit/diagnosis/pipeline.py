@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from xferkit.diagnosis.config import DiagnosisConfig, open_problem
-from xferkit.diagnosis.engine import Engine, Results
-from xferkit.diagnosis.fixes import FixRace, candidates, race
-from xferkit.diagnosis.plans import all_tasks_spec, matrix_diagnosis, matrix_plan, matrix_specs
-from xferkit.diagnosis.problem import Matching, Problem, RunSpec
-from xferkit.diagnosis.why import find_causes, source_clusters
+from xferkit.diagnosis.engine import Engine
+from xferkit.diagnosis.fixes import FixRace, candidates, race, race_specs
+from xferkit.diagnosis.plans import (
+    LEAST_EXAMPLES,
+    all_tasks_spec,
+    capacity_specs,
+    mask_examples,
+    mask_spec,
+    matrix_diagnosis,
+    matrix_plan,
+    matrix_specs,
+    other_scores,
+)
+from xferkit.diagnosis.problem import Problem, RunResult
+from xferkit.diagnosis.why import find_causes, mean_cosines, source_clusters
+from xferkit.metrics import Interval
 from xferkit.runs.environment import num_cores
 from xferkit.runs.errors import RunError
 from xferkit.transfer import Diagnosis, Estimate
@@ -33,7 +44,9 @@ class DiagnosisReport:
         problem: what it was asked of.
         groups: sources by the name of their group.
         clusters: how the groups came about.
+        cosines: of each pair of tasks that were looked at, mean over looks and seeds.
         matrix: the transfer matrix, on development data.
+        other_scores: for each of the matrix's scores, those by other measures.
         causes: by group, and ``""`` for all tasks together.
         race: the remedies, where they were tried.
         facts: how long it took, how many runs, versions.
@@ -43,7 +56,9 @@ class DiagnosisReport:
     problem: Problem
     groups: dict[str, tuple[str, ...]]
     clusters: SourceClusters
+    cosines: dict[str, dict[str, float]]
     matrix: Diagnosis
+    other_scores: list[dict[str, Interval]]
     causes: dict[str, RankedCauses]
     race: FixRace | None
     facts: dict[str, Any]
@@ -80,6 +95,8 @@ def run_diagnosis(
         workers = num_cores()
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; expected a folder for the diagnosis, or a name that is free")
     problem = open_problem(config, data)
     sources = [task for task in problem.tasks if task != problem.target]
     needed = 1 if problem.target in problem.tasks else 2
@@ -103,24 +120,27 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
     say(problem.describe())
     observe = [all_tasks_spec(problem, seed) for seed in config.seeds]
     say(f"Training all tasks together and looking at their gradients: {len(observe)} runs.")
-    fixes_cost = _fixes_cost(config, problem) if config.try_fixes else 0.0
-    more = sum(_cost(spec) for spec in _specs_of(config, problem, {})) + fixes_cost
-    observed = engine.run(observe, still_to_come=more)
+    _expect(config, problem, engine, _guessed_groups(problem))
+    observed = engine.run(observe)
     looked = [observed[spec] for spec in observe]
     clusters = source_clusters(problem, looked)
     groups = _groups(clusters)
     say(clusters.sentence())
+    _expect(config, problem, engine, groups)
     plan = matrix_plan(problem, config.seeds, config.budget, groups)
     specs = matrix_specs(problem, plan)
     say(plan.describe())
-    results = engine.run([*specs.values()], still_to_come=fixes_cost) | observed
+    results = engine.run([*specs.values()]) | observed
     matrix = matrix_diagnosis(problem, plan, specs, results)
     for sentence in matrix.sentences:
         say(sentence)
-    extra, reasons = _capacity(config, problem, engine, groups, results)
+    found, reasons = _capacity(config, problem, engine, groups)
+    masked, reason = _masked(config, problem, engine, groups, say)
+    reasons |= reason
     tried = None
     if config.try_fixes:
         say("Trying what may repair it.")
+        engine.ask()
         tried = race(
             problem,
             candidates(problem, groups),
@@ -130,8 +150,9 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
             say=say,
         )
         say(tried.sentence)
-    gates = _gates(problem, engine, matrix)
-    causes = find_causes(problem, looked, groups, clusters, [*extra, *gates], reasons, say)
+    gates, reason = _gates(config, problem, engine, matrix)
+    reasons |= reason
+    causes = find_causes(problem, looked, groups, clusters, masked, [*found, *gates], reasons)
     facts = {
         "wall_seconds": time.monotonic() - begin,
         "runs": engine.done + engine.reused,
@@ -139,7 +160,48 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
         "workers": engine.workers,
         "conditions": dict(engine.conditions),
     }
-    return DiagnosisReport(config, problem, groups, clusters, matrix, causes, tried, facts)
+    cosines, others = mean_cosines(problem, looked), other_scores(matrix, specs, results)
+    return DiagnosisReport(config, problem, groups, clusters, cosines, matrix, others, causes, tried, facts)
+
+
+def _guessed_groups(problem: Problem) -> dict[str, tuple[str, ...]]:
+    """Before the groups are known: as if there were two."""
+    sources = [task for task in problem.tasks if task != problem.target]
+    half = max(1, len(sources) // 2)
+    return {"a": tuple(sources[:half]), **({"b": tuple(sources[half:])} if sources[half:] else {})}
+
+
+def _expect(
+    config: DiagnosisConfig, problem: Problem, engine: Engine, groups: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Tell the engine all runs that will be asked for, as if these were the groups."""
+    plan = matrix_plan(problem, config.seeds, config.budget, groups)
+    engine.expect("looks", [all_tasks_spec(problem, seed) for seed in config.seeds])
+    engine.expect("matrix", matrix_specs(problem, plan).values())
+    engine.expect("capacity", (capacity_specs(problem, config.budget, groups, config.seeds) or {}).values())
+    if mask_examples(problem, groups) >= LEAST_EXAMPLES:
+        engine.expect("masks", [mask_spec(problem, groups, seed) for seed in config.seeds])
+    if config.try_fixes:
+        fixes = candidates(problem, groups)
+        engine.expect("fixes", race_specs(problem, fixes, config.race_seeds, config.fresh_seeds))
+
+
+def _masked(
+    config: DiagnosisConfig,
+    problem: Problem,
+    engine: Engine,
+    groups: Mapping[str, tuple[str, ...]],
+    say: Say,
+) -> tuple[list[RunResult], dict[str, str]]:
+    """Runs with masks of the groups, or why there are none."""
+    few = mask_examples(problem, groups)
+    if few < LEAST_EXAMPLES:
+        return [], {"mask overlap": f"{few} examples a mask are too few; {LEAST_EXAMPLES} are needed"}
+    say("Training masks of the target and of each group.")
+    specs = [mask_spec(problem, groups, seed) for seed in config.seeds]
+    found = engine.run(specs)
+    masked = [found[spec] for spec in specs]
+    return masked, {} if all(r.masks for r in masked) else {"mask overlap": "the problem trains no masks"}
 
 
 def _groups(clusters: SourceClusters) -> dict[str, tuple[str, ...]]:
@@ -152,39 +214,25 @@ def _groups(clusters: SourceClusters) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _gates(problem: Problem, engine: Engine, matrix: Diagnosis) -> list[Cause]:
+def _gates(
+    config: DiagnosisConfig, problem: Problem, engine: Engine, matrix: Diagnosis
+) -> tuple[list[Cause], dict[str, str]]:
     """Whether a gate prefers what helps, where the remedies trained one."""
     weights = engine.gates("man_moe") or engine.gates("language_gate")
-    sources = [task for task in problem.tasks if all(task in row for row in weights)]
-    if not weights or len(sources) < 2:
-        return []
-    single = {c.sources[0]: c.gain for c in matrix.cells if len(c.sources) == 1}
+    if not weights:
+        why = "no gate was trained" if config.try_fixes else "no gate was trained; --try-fixes trains some"
+        return [], {"gate weights": why}
+    sources = [
+        task for task in problem.tasks if task != problem.target and all(task in row for row in weights)
+    ]
+    if len(sources) < 2:
+        return [], {"gate weights": "there is a single source"}
+    kind = "pair" if problem.target in problem.tasks else "leave_one_out"
+    first = matrix.plan.matchings[0]
+    single = {c.sources[0]: c.gain for c in matrix.cells if (c.kind, c.matching) == (kind, first)}
     gains = [single[task] for task in sources] if all(task in single for task in sources) else None
     rows = [[row[task] / sum(row[t] for t in sources) for task in sources] for row in weights]
-    return [gate_choice(rows, sources, gains=gains)]
-
-
-def _cost(spec: RunSpec) -> float:
-    from xferkit.diagnosis.engine import SpecCell
-
-    return SpecCell.of(spec).cost
-
-
-def _specs_of(
-    config: DiagnosisConfig, problem: Problem, groups: Mapping[str, tuple[str, ...]]
-) -> list[RunSpec]:
-    """Runs of the matrix before the groups are known: as if there were two."""
-    sources = [task for task in problem.tasks if task != problem.target]
-    half = max(1, len(sources) // 2)
-    guess = groups or {"a": tuple(sources[:half]), **({"b": tuple(sources[half:])} if sources[half:] else {})}
-    return list(matrix_specs(problem, matrix_plan(problem, config.seeds, config.budget, guess)).values())
-
-
-def _fixes_cost(config: DiagnosisConfig, problem: Problem) -> float:
-    """About what a race costs: every candidate once, half of them again for each further seed, and two in the end."""
-    everything = all_tasks_spec(problem, config.seeds[0])
-    rounds = 1 + 0.5 * (len(config.race_seeds) - 1)
-    return _cost(everything) * (14 * rounds + 2 * len(config.fresh_seeds))
+    return [gate_choice(rows, sources, gains=gains)], {}
 
 
 def _capacity(
@@ -192,30 +240,15 @@ def _capacity(
     problem: Problem,
     engine: Engine,
     groups: Mapping[str, tuple[str, ...]],
-    results: Results,
 ) -> tuple[list[Cause], dict[str, str]]:
-    """The gap at half of the width against that at the whole, for all sources or, without labels, the first group."""
+    """The gap at half of the width against that at the whole."""
     if config.budget == "quick":
         return [], {"capacity": "one width was trained; --budget pairs trains two"}
-    labelled = problem.target in problem.tasks
-    first = next(iter(groups.values()), ())
-    without = (problem.target,) if labelled else tuple(t for t in problem.tasks if t not in first)
-    if not without or without == problem.tasks:
+    specs = capacity_specs(problem, config.budget, groups, config.seeds)
+    if specs is None:
         return [], {"capacity": "there is no set of tasks to compare with"}
-    matching: Matching = "per_task_steps" if labelled else "total_steps"
-    scores: dict[tuple[float, bool], list[float]] = {}
-    specs = {
-        (width, with_sources, seed): RunSpec(
-            problem.tasks if with_sources else without,
-            seed,
-            matching,
-            width=width,
-        )
-        for width in (0.5, 1.0)
-        for with_sources in (True, False)
-        for seed in config.seeds
-    }
     found = engine.run(specs.values())
+    scores: dict[tuple[float, bool], list[float]] = {}
     for (width, with_sources, _), spec in specs.items():
         scores.setdefault((width, with_sources), []).append(found[spec].scores[problem.target])
     return [

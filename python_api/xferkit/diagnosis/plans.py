@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from xferkit.diagnosis.engine import Results
 from xferkit.diagnosis.problem import Problem, RunSpec
+from xferkit.metrics import Interval, t_interval
 from xferkit.transfer import Diagnosis, Matching, Plan, Run, assemble, make_plan
 from xferkit.transfer.calling import Outcome
 
-__all__ = ["LOOKS", "DiagnoseBudget", "all_tasks_spec", "matrix_diagnosis", "matrix_plan", "matrix_specs"]
+__all__ = [
+    "LEAST_EXAMPLES",
+    "LOOKS",
+    "DiagnoseBudget",
+    "all_tasks_spec",
+    "capacity_specs",
+    "mask_examples",
+    "mask_spec",
+    "matrix_diagnosis",
+    "matrix_plan",
+    "matrix_specs",
+    "other_scores",
+]
 
 #: Looks at the gradients of the run of all tasks.
 LOOKS = 8
+
+#: Fewer examples a mask say nothing of a task.
+LEAST_EXAMPLES = 50
 
 DiagnoseBudget = Literal["quick", "pairs", "full"]
 """``quick``: clusters of sources by the cosine of their gradients, one matching; ``pairs``: single sources (all but
@@ -48,6 +65,7 @@ def matrix_plan(
         budget="leave_groups_out" if budget == "quick" and some else "leave_out",
         groups=some,
         matchings=("total_steps",),
+        trained=False,
     )
 
 
@@ -55,6 +73,43 @@ def all_tasks_spec(problem: Problem, seed: int) -> RunSpec:
     """The run of all tasks, whose gradients are looked at."""
     matching: Matching = "per_task_steps" if problem.target in problem.tasks else "total_steps"
     return RunSpec(problem.tasks, seed, matching, observe=LOOKS)  # type: ignore[arg-type]
+
+
+def mask_examples(problem: Problem, groups: Mapping[str, Sequence[str]]) -> int:
+    """Examples of each mask: half of the target's, fewer where a group has fewer with equally many of each member."""
+    sizes = problem.sizes()
+    own = sizes[problem.target].get("train" if problem.target in problem.tasks else "dev", 0) // 2
+    return min(
+        own, *(len(group) * min(sizes[task].get("train", 0) for task in group) for group in groups.values())
+    )
+
+
+def mask_spec(problem: Problem, groups: Mapping[str, Sequence[str]], seed: int) -> RunSpec:
+    """The run of all tasks again, of whose model masks are trained for the target and each group."""
+    return replace(all_tasks_spec(problem, seed), observe=0, masks=tuple(tuple(g) for g in groups.values()))
+
+
+def capacity_specs(
+    problem: Problem, budget: DiagnoseBudget, groups: Mapping[str, Sequence[str]], seeds: Sequence[int]
+) -> dict[tuple[float, bool, int], RunSpec] | None:
+    """Runs at half of the width and at the whole, with all sources and without (without labels: the first group).
+
+    By width, whether the sources are there, and seed; None where the budget has none, or nothing is left to compare.
+    """
+    labelled, first = problem.target in problem.tasks, next(iter(groups.values()), ())
+    without = (problem.target,) if labelled else tuple(t for t in problem.tasks if t not in first)
+    if budget == "quick" or not without or without == problem.tasks:
+        return None
+    found = {}
+    for seed in seeds:
+        everything = all_tasks_spec(problem, seed)
+        for width in (0.5, 1.0):
+            # At the whole width the runs are those of the matrix, which are there.
+            same = everything if width == 1.0 else replace(everything, width=width, observe=0)
+            found[width, True, seed] = same
+            matching = "per_task_steps" if len(without) == 1 else everything.matching
+            found[width, False, seed] = RunSpec(without, seed, matching, width=width)
+    return found
 
 
 def matrix_specs(problem: Problem, plan: Plan) -> dict[Run, RunSpec]:
@@ -69,6 +124,18 @@ def matrix_specs(problem: Problem, plan: Plan) -> dict[Run, RunSpec]:
     return found
 
 
+def other_scores(
+    matrix: Diagnosis, specs: Mapping[Run, RunSpec], results: Results
+) -> list[dict[str, Interval]]:
+    """The target's scores by other measures, over seeds: for each row of the matrix's scores, by measure."""
+    found = []
+    for score in matrix.scores:
+        runs = (Run(score.tasks, seed, score.matching) for seed in matrix.plan.seeds)  # type: ignore[arg-type]
+        also = [results[specs[run]].also for run in runs]
+        found.append({name: t_interval([row[name] for row in also]) for name in also[0]})
+    return found
+
+
 def matrix_diagnosis(
     problem: Problem, plan: Plan, specs: Mapping[Run, RunSpec], results: Results
 ) -> Diagnosis:
@@ -76,6 +143,7 @@ def matrix_diagnosis(
     outcomes = {}
     for run, spec in specs.items():
         result = results[spec]
-        examples = {task: [float(v) for v in row] for task, row in result.correct.items()}
+        # A score that is no mean over examples comes without them.
+        examples = {task: [float(v) for v in row] for task, row in result.correct.items() if row}
         outcomes[run] = Outcome(dict(result.scores), examples, result.seconds)
     return assemble(plan, outcomes, higher_is_better={problem.target: problem.higher_is_better})

@@ -10,24 +10,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from markupsafe import Markup
-
+from xferkit.diagnosis.figures import conflict_curves, conflict_maps, cosine_map, matrix_plot
 from xferkit.diagnosis.fixes import FixRace
 from xferkit.diagnosis.pipeline import DiagnosisReport
+from xferkit.diagnosis.problem import metric_name
+from xferkit.diagnosis.why import ELSEWHERE
 from xferkit.metrics import interval_record
-from xferkit.report.axes import difference_ticks
 from xferkit.report.files import write_atomic
 from xferkit.report.format import duration, percent
-from xferkit.report.heat_map import HeatMap, heat_maps_svg
 from xferkit.report.html import render_page
-from xferkit.report.svg import Difference, difference_plot
 from xferkit.runs.environment import hardware, source_commit, versions
 from xferkit.runs.schema import plain
-from xferkit.transfer import Cell, Verdict
+from xferkit.transfer import Verdict
 
 __all__ = ["report_json", "write_report"]
 
-_MARKS = {Verdict.HELPS: "helps", Verdict.HURTS: "hurts", Verdict.INCONCLUSIVE: "no clear difference"}
+_FEW_EXAMPLES = 100  # fewer development examples are told
 
 
 def write_report(report: DiagnosisReport, folder: Path, note: Callable[[str], None]) -> Path:
@@ -57,6 +55,10 @@ def report_json(report: DiagnosisReport) -> dict[str, Any]:
         "higher_is_better": problem.higher_is_better,
         "part": "dev",
         "sizes": problem.sizes(),
+        "gradient_cosines": report.cosines,
+        "other_scores": [
+            {name: interval_record(interval) for name, interval in row.items()} for row in report.other_scores
+        ],
         "groups": {name: list(members) for name, members in report.groups.items()},
         "matrix": json.loads(report.matrix.to_json()),
         "causes": {name or "all tasks": causes.to_json() for name, causes in report.causes.items()},
@@ -84,17 +86,19 @@ def _race_json(found: FixRace) -> dict[str, Any]:
         "plain_sum": found.plain,
         "won": found.won,
         "gain": interval_record(found.gain),
-        "p": found.p,
+        "p": found.judged.p,
+        "other_scores": {name: {"plain_sum": plain, "won": won} for name, (plain, won) in found.also.items()},
         "verdict": found.verdict.value,
         "sentence": found.sentence,
     }
 
 
 def _sentences(report: DiagnosisReport) -> list[str]:
-    """The answer: what hurts or helps, the strongest cause that was found, and what repairs it."""
+    """The answer: what hurts or helps, the strongest cause of what does not help, and what repairs it."""
     found = list(report.matrix.sentences[:5])
+    helping = {c.comparison.group or c.sources[0] for c in report.matrix.cells if c.verdict is Verdict.HELPS}
     for name, causes in report.causes.items():
-        if causes.found:
+        if causes.found and name not in helping:
             found.append(f"{name}: {causes.found[0].sentence()}" if name else causes.found[0].sentence())
     if report.race is not None:
         found.append(report.race.sentence)
@@ -108,67 +112,28 @@ def _html(report: DiagnosisReport, content: dict[str, Any]) -> str:
         title=report.config.title,
         target=problem.target,
         tasks=problem.tasks,
-        metric=problem.metric,
+        metric=metric_name(problem.metric),
+        named=metric_name,
         labelled=problem.target in problem.tasks,
         description=problem.describe(),
         sentences=content["sentences"],
-        matrix_svg=_matrix_plot(report, list(matrix.cells)),
+        matrix_svg=matrix_plot(report),
         cells=matrix.cells,
-        scores=matrix.scores,
+        scores=list(zip(matrix.scores, report.other_scores, strict=True)),
+        others=list(report.other_scores[0]) if report.other_scores else [],
         clusters=report.clusters,
-        cluster_svg=_cosine_map(report),
+        cluster_svg=cosine_map(report),
+        conflict_curves=conflict_curves(report),
+        conflict_maps=conflict_maps(report),
         groups=report.groups,
         causes=report.causes,
+        elsewhere=[f"{ELSEWHERE}each group", f"{ELSEWHERE}all tasks together"],
         race=report.race,
         mean=fmean,
         sizes=problem.sizes(),
         notes=[*report.config.notes, *matrix.notes, *_notes(report)],
         facts=_facts(report, content),
         percent=percent,
-    )
-
-
-def _matrix_plot(report: DiagnosisReport, cells: list[Cell]) -> Markup | None:
-    rows = []
-    for cell in cells:
-        c, i = cell.comparison, cell.judgement.interval
-        label = (c.group or ", ".join(c.sources)) + (
-            f" ({c.matching})" if len(report.matrix.plan.matchings) > 1 else ""
-        )
-        text = f"{100 * i.mean:+.1f} [{100 * i.low:+.1f}, {100 * i.high:+.1f}] {cell.judgement.phrase()}"
-        rows.append(Difference(label[:44], 100 * i.mean, 100 * i.half_width, _MARKS[cell.verdict], text))
-    if not rows:
-        return None
-    return difference_plot(
-        f"Gain of {report.problem.target} from its sources, points",
-        rows,
-        ticks=difference_ticks(rows),
-        low_text="the sources hurt",
-        high_text="the sources help",
-    )
-
-
-def _cosine_map(report: DiagnosisReport) -> Markup | None:
-    """Mean cosines between and inside groups."""
-    clusters = report.clusters.clusters
-    if len(clusters) < 2:
-        return None
-    names = tuple(list(report.groups))
-    size = len(names)
-    values = tuple(
-        tuple(
-            clusters[i].cosine if i == j else (report.clusters.between if size == 2 else None)
-            for j in range(size)
-        )
-        for i in range(size)
-    )
-    return heat_maps_svg(
-        "Cosines of gradients inside groups and between them",
-        [
-            HeatMap(
-                "Mean cosine, hundredths", tuple(n[:18] for n in names), tuple(n[:12] for n in names), values
-            )
-        ],
     )
 
 
@@ -182,6 +147,18 @@ def _notes(report: DiagnosisReport) -> list[str]:
         "A flag of a cause says that something differs from its null beside sources that hurt or help: it is a sign "
         "and not a proof. Causes are measured one by one and not corrected for their number.",
     ]
+    problem = report.problem
+    dev = problem.sizes()[problem.target].get("dev", 0)
+    if dev < _FEW_EXAMPLES:
+        notes.append(
+            f"The development part of {problem.target} has {dev} examples: scores move in coarse steps, and "
+            "intervals over seeds say nothing of other examples."
+        )
+    if problem.target not in problem.tasks and problem.target in report.cosines:
+        notes.append(
+            f"Gradients and masks of {problem.target} are those of development examples; the model was not trained "
+            "on their labels."
+        )
     if config.budget == "quick":
         notes.append(
             "Sources were grouped by the cosine of their gradients and tested as groups: a source inside a group may "

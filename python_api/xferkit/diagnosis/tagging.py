@@ -19,7 +19,7 @@ from xferkit.data.ragged import RaggedLabels
 from xferkit.data.records import Record
 from xferkit.data.vocabulary import CharVocabulary, LabelSet, WordVocabulary, count_words
 from xferkit.diagnosis.batches import KnownTexts
-from xferkit.diagnosis.problem import Part, SplitName
+from xferkit.diagnosis.problem import Metric, Part, SplitName
 from xferkit.diagnosis.recipe import Recipe, scaled
 from xferkit.diagnosis.texts import ngram_matrix
 from xferkit.diagnosis.training import TaskData, TrainedProblem, known_task
@@ -89,6 +89,7 @@ class TagProblem(TrainedProblem):
         max_test: test sentences of a language at most, the first ones; 0: all.
         settings: files, encoder and vocabularies; training is as ``recipe`` says.
         recipe: how a language alone is trained.
+        metric: the score: accuracy, or the unweighted mean over classes of F1.
 
     Raises:
         ValueError: a language twice, no file, or one that is not as expected, with its line.
@@ -107,11 +108,12 @@ class TagProblem(TrainedProblem):
         max_test: int = 500,
         settings: TaggerSettings = TAGGER,
         recipe: Recipe = RECIPE,
+        metric: Metric = "accuracy",
     ) -> None:
         languages = (target, *sources)
         if len(set(languages)) != len(languages):
             raise ValueError(f"target and sources must be different languages, got {', '.join(languages)}")
-        super().__init__("tagging", target, languages if labelled else tuple(sources), recipe)
+        super().__init__("tagging", target, languages if labelled else tuple(sources), recipe, metric)
         self.tagger, self.caps, self.max_test = settings, dict(caps or {}), max_test
         for lang, cap in self.caps.items():
             known_task(lang, languages)

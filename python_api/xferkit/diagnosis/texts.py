@@ -5,28 +5,32 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from xferkit.data.errors import shown_list
 from xferkit.data.hashing import character_grams, hash_bucket, split_words
 from xferkit.data.lexicon import EncodedTokens
 from xferkit.data.ragged import Ragged
 from xferkit.data.records import Columns
 from xferkit.diagnosis.folder import Row, TaskFiles, read_folder
-from xferkit.diagnosis.problem import Part, SplitName
+from xferkit.diagnosis.ngrams import GRAM, LIMIT, MAX_WORDS, NgramTable
+from xferkit.diagnosis.problem import Metric, Part, SplitName
 from xferkit.diagnosis.recipe import Recipe, scaled
 from xferkit.diagnosis.training import TaskData, TrainedProblem, known_task
 from xferkit.models import Encoder, TokenSequences
+from xferkit.runs.schema import checked_value, nearest, options_of
 
 __all__ = ["BagEncoder", "TextProblem", "hashed_bag", "ngram_matrix"]
 
 _BUCKETS = 2**15
-_GRAM = 4
+_CACHED_WORDS = 2**18
 _DIM, _HIDDEN = 32, 64
 
 RECIPE = Recipe(
@@ -47,13 +51,13 @@ RECIPE = Recipe(
 )
 
 
-@cache
+@lru_cache(_CACHED_WORDS)
 def _grams(word: str, buckets: int) -> tuple[int, ...]:
-    return tuple(hash_bucket(f"g:{gram}", buckets) for gram in character_grams(word, _GRAM))
+    return tuple(hash_bucket(f"g:{gram}", buckets) for gram in character_grams(word, GRAM))
 
 
 def hashed_bag(
-    text: str, buckets: int = _BUCKETS, *, lowercase: bool = True, max_words: int = 256
+    text: str, buckets: int = _BUCKETS, *, lowercase: bool = True, max_words: int = MAX_WORDS
 ) -> list[int]:
     """The distinct buckets, each in ``[0, buckets)``, of a text's words, pairs of words and character 4-grams."""
     words = split_words(text, lowercase=lowercase, max_words=max_words)
@@ -80,21 +84,21 @@ class BagEncoder(nn.Module):
     Embeddings start at zero, so that n-grams that training never met add nothing.
 
     Args:
-        buckets: hash buckets.
+        num_ngrams: numbers of n-grams, with that of padding, 0.
         dim: size of the embeddings.
         out_dim: size of the features.
         dropout: on the features.
 
     Shape:
-        :class:`~xferkit.models.TokenSequences` of n texts, tokens being buckets from 1 on -> ``float32[n, out_dim]``.
+        :class:`~xferkit.models.TokenSequences` of n texts, tokens being n-grams -> ``float32[n, out_dim]``.
     """
 
     is_sequence = False
 
-    def __init__(self, buckets: int, dim: int, out_dim: int, *, dropout: float) -> None:
+    def __init__(self, num_ngrams: int, dim: int, out_dim: int, *, dropout: float) -> None:
         super().__init__()
         self.out_dim = out_dim
-        self.embedding = nn.EmbeddingBag(buckets + 1, dim, mode="sum", padding_idx=0)
+        self.embedding = nn.EmbeddingBag(num_ngrams, dim, mode="sum", padding_idx=0)
         nn.init.zeros_(self.embedding.weight)
         self.hidden = nn.Linear(dim, out_dim)
         self.dropout = nn.Dropout(dropout)
@@ -108,18 +112,23 @@ class BagEncoder(nn.Module):
 class TextProblem(TrainedProblem):
     """Text classification from a folder of files, one task a file or a few files; see :mod:`xferkit.diagnosis.folder`.
 
-    The model is a hashed bag of words, word pairs and character n-grams, with one classifier over the classes of all
-    tasks; an answer is one of the classes that its task has in training (a task without training rows: any).
+    The model is a bag of words, word pairs and character 4-grams, with one classifier over the classes of all tasks; an
+    answer is one of the classes that its task has in any part (a task without training rows: any). The n-grams are
+    those of :class:`~xferkit.diagnosis.ngrams.NgramTable` for the training texts of all tasks, the same for every run,
+    so that runs start with the same parameters. Each has an embedding of its own, which a source trains only where its
+    texts have the n-gram; the layers behind are shared by all.
 
     Args:
         folder: where the files are.
         target: the task in question.
         tasks: those to read beside the target; None: all.
-        columns: which columns hold what.
+        columns: which columns hold what; also as a mapping, such as ``{"text": "review", "label": "stars"}``.
         recipe: how a task alone is trained.
+        metric: the score: accuracy, or the unweighted mean over classes of F1.
 
     Raises:
         DataError: as :func:`~xferkit.diagnosis.folder.read_folder` says.
+        ValueError: ``columns`` has a key that does not exist, or a value of another kind.
     """
 
     def __init__(
@@ -128,13 +137,15 @@ class TextProblem(TrainedProblem):
         target: str,
         tasks: Sequence[str] | None = None,
         *,
-        columns: Columns | None = None,
+        columns: Columns | Mapping[str, Any] | None = None,
         recipe: Recipe = RECIPE,
+        metric: Metric = "accuracy",
     ) -> None:
-        self.files = read_folder(folder, target, tasks, columns)
+        self.files = read_folder(folder, target, tasks, _columns(columns))
         names = tuple(name for name, task in self.files.items() if task.labelled)
-        super().__init__("texts", target, names, recipe)
+        super().__init__("texts", target, names, recipe, metric)
         self.classes = tuple(sorted({row.label for name in names for row in self.files[name].rows["train"]}))
+        self.ngrams = NgramTable([self.texts(name) for name in names])
         self._encoded = {name: self._encode(task) for name, task in self.files.items()}
 
     @property
@@ -145,23 +156,27 @@ class TextProblem(TrainedProblem):
         number = {name: i for i, name in enumerate(self.classes)}
 
         def part(rows: Sequence[Row]) -> tuple[EncodedTokens, Tensor]:
-            bags = [[2 * (bucket + 1) for bucket in hashed_bag(row.text) or [0]] for row in rows]
+            bags = self.ngrams.encode(row.text for row in rows)
             labels = torch.tensor([number[row.label] for row in rows], dtype=torch.int64)
-            return EncodedTokens(Ragged.from_lists(bags), with_flags=False), labels
+            # The lowest bit is for flags, which n-grams have none of.
+            return EncodedTokens(Ragged(bags.flat << 1, bags.offsets), with_flags=False), labels
 
         train = part(task.rows["train"]) if task.labelled else None
-        classes = sorted({number[row.label] for row in task.rows["train"]})
+        # Also those that only other tasks train: what a source can teach of them is its help.
+        known = {number[row.label] for rows in task.rows.values() for row in rows} if task.labelled else ()
         parts: dict[Part, tuple[EncodedTokens, Tensor]] = {
             "dev": part(task.rows["dev"]),
             "test": part(task.rows["test"]),
         }
-        return TaskData(parts, train, train[0] if train else None, tuple(classes) or None)
+        return TaskData(parts, train, train[0] if train else None, tuple(sorted(known)) or None)
 
     def _data(self, tasks: tuple[str, ...]) -> dict[str, TaskData]:
         return self._encoded
 
     def _encoder(self, width: float) -> Encoder:
-        return BagEncoder(_BUCKETS, scaled(_DIM, width), scaled(_HIDDEN, width), dropout=self.recipe.dropout)
+        return BagEncoder(
+            len(self.ngrams), scaled(_DIM, width), scaled(_HIDDEN, width), dropout=self.recipe.dropout
+        )
 
     def sizes(self) -> dict[str, dict[str, int]]:
         """Rows by task and split."""
@@ -171,10 +186,21 @@ class TextProblem(TrainedProblem):
 
     def describe(self) -> str:
         """The problem in a few sentences."""
-        return (
-            f"Texts of {len(self.everything)} tasks in {len(self.classes)} classes, scored on {self.target}. A hashed "
-            f"bag of words, word pairs and character {_GRAM}-grams with one hidden layer. {self.trained()}"
+        found = (
+            f"Texts of {len(self.everything)} tasks in {len(self.classes)} classes, scored on {self.target}. A bag of "
+            f"words, word pairs and character {GRAM}-grams with one hidden layer; of each text the first {MAX_WORDS} "
+            f"words are read, and of the n-grams the {len(self.ngrams.numbers)} that at least two training texts have"
+            f"{' and that are the most frequent of a task' if len(self.ngrams.numbers) == LIMIT else ''}. "
+            f"{self.trained()}"
         )
+        dropped = [(name, task.dropped) for name, task in self.files.items() if task.dropped]
+        if dropped:
+            listed = shown_list(f"{count} of {name}" for name, count in dropped)
+            found += (
+                f" Left out are training rows of sources whose text stands in the development or test part of "
+                f"{self.target}: {listed}."
+            )
+        return found
 
     def fingerprint(self) -> str:
         """SHA-256 over every task, split, text and class as they were read."""
@@ -197,3 +223,18 @@ class TextProblem(TrainedProblem):
     def encode(self, task: str) -> NDArray[np.float32] | None:
         """Hashed n-grams of the training texts (of a target without any: the texts it is developed on)."""
         return ngram_matrix(self.texts(task) or self.texts(task, "dev"))
+
+
+def _columns(given: Columns | Mapping[str, Any] | None) -> Columns | None:
+    """Columns as :func:`read_folder` takes them."""
+    if given is None or isinstance(given, Columns):
+        return given
+    known = options_of(Columns, skip=("tokens", "tags", "comment"))
+    if not isinstance(given, Mapping):
+        raise ValueError(f"columns is {given!r}; expected a mapping with keys of {', '.join(known)}")
+    for key in given:
+        if key not in known:
+            raise ValueError(
+                f"columns: unknown key {key!r}{nearest(str(key), known)}; expected keys of {', '.join(known)}"
+            )
+    return Columns(**{key: checked_value(known[key], value, "columns") for key, value in given.items()})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from xferkit.data.ragged import RaggedLabels, Texts
 from xferkit.data.seeding import derive_seed, seeded
 from xferkit.data.streams import DomainData
 from xferkit.diagnosis.batches import TaskStream, equal_shares, temperature_shares
+from xferkit.diagnosis.masking import compare_task_masks
 from xferkit.diagnosis.observe import GradientObserver, halves_of, look_steps
-from xferkit.diagnosis.problem import Look, Part, RunResult, RunSpec
+from xferkit.diagnosis.problem import Look, MaskRun, Metric, Part, RunResult, RunSpec
 from xferkit.diagnosis.recipe import Recipe, method_settings, scaled
 from xferkit.methods import ClassifierMethod, ClassifierSpec, Pooled, build_method
+from xferkit.metrics import macro_f1
 from xferkit.models import Encoder
 from xferkit.trainers import Trainer
 
@@ -64,14 +66,22 @@ class TrainedProblem(ABC):
         target: the task in question.
         tasks: what can be trained on.
         recipe: how.
+        metric: the score.
+
+    Raises:
+        ValueError: an unknown score.
     """
 
-    metric = "accuracy"
     higher_is_better = True
     tagging = False
 
-    def __init__(self, name: str, target: str, tasks: tuple[str, ...], recipe: Recipe) -> None:
+    def __init__(
+        self, name: str, target: str, tasks: tuple[str, ...], recipe: Recipe, metric: Metric = "accuracy"
+    ) -> None:
+        if metric not in get_args(Metric):
+            raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
         self.name, self.target, self.tasks, self.recipe = name, target, tasks, recipe
+        self.metric: str = metric
 
     @property
     def everything(self) -> tuple[str, ...]:
@@ -80,7 +90,8 @@ class TrainedProblem(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Plain values that decide a run beside the data."""
-        return {"name": self.name, "target": self.target, "tasks": list(self.tasks), **asdict(self.recipe)}
+        own = {"name": self.name, "target": self.target, "tasks": list(self.tasks), "metric": self.metric}
+        return {**own, **asdict(self.recipe)}
 
     def trained(self) -> str:
         """How a task alone is trained, in a sentence."""
@@ -118,7 +129,7 @@ class TrainedProblem(ABC):
         labelled = streams["labelled"]
         with seeded(derive_seed(spec.seed, "run")):
             method = self._method(spec, tasks, data)
-            look = _Looks(spec, self.recipe, method, labelled.domains)
+            look = _Looks(spec, self.recipe, method, self._looked_at(labelled.domains, data))
             trainer = Trainer(
                 schedule="cosine",
                 progress="silent",
@@ -130,18 +141,51 @@ class TrainedProblem(ABC):
                 eval_every=1 if spec.observe else 0,
             )
             history = trainer.fit(method, streams, self.recipe.steps, evaluate=look if spec.observe else None)
-            right = {
-                task: self._right(method, data[task], spec.part, self._number(method, task, tasks))
+            answers = {
+                task: self._answers(method, data[task], spec.part, self._number(method, task, tasks))
                 for task in self.everything
             }
+            masks = self._masks(spec, method, data) if spec.masks else None
+        gold, found = answers[self.target]
         return RunResult(
-            scores={task: float(found.double().mean()) for task, found in right.items()},
-            correct={self.target: right[self.target].int().tolist()},
+            scores={task: _score(self.metric, *of) for task, of in answers.items()},
+            correct={self.target: self._per_example(gold, found, data[self.target], spec.part)},
             steps=history.steps,
             examples=dict(labelled.seen),
             seconds=time.perf_counter() - start,
             looks=look.found,
             gates=self._gates(method, data[self.target], spec.part, tasks),
+            also={name: _score(name, gold, found) for name in get_args(Metric) if name != self.metric},
+            masks=masks,
+        )
+
+    def _looked_at(
+        self, domains: Sequence[DomainData], data: Mapping[str, TaskData]
+    ) -> list[tuple[int | None, DomainData]]:
+        """The tasks trained on by their numbers, and the target where it is none of them."""
+        found: list[tuple[int | None, DomainData]] = [*enumerate(domains)]
+        if all(domain.name != self.target for domain in domains):
+            own = self._labelled(self.target, data)
+            found += [(None, own)] if len(own.inputs) > 1 else []
+        return found
+
+    def _labelled(self, task: str, data: Mapping[str, TaskData]) -> DomainData:
+        """Training examples with their labels, of a target without any: the development part, as far as it counts."""
+        texts, labels = data[task].labelled or data[task].parts["dev"]
+        if isinstance(labels, Tensor):
+            known = torch.nonzero(labels >= 0).squeeze(1)
+            texts, labels = (
+                (texts, labels) if len(known) == len(labels) else (texts.select(known), labels[known])
+            )
+        return DomainData(task, texts, labels)
+
+    def _masks(self, spec: RunSpec, method: ClassifierMethod, data: Mapping[str, TaskData]) -> MaskRun | None:
+        return compare_task_masks(
+            method,
+            self._labelled(self.target, data),
+            [[self._labelled(task, data) for task in group] for group in spec.masks],
+            batch_size=self.recipe.batch_size,
+            seed=spec.seed,
         )
 
     def _gates(
@@ -174,7 +218,14 @@ class TrainedProblem(ABC):
         # As many texts of each language as in the other stream, or about as many where they share a batch.
         count = round(size * len(texts) / len(tasks))
         return {
-            "labelled": TaskStream(domains, size, shares, seed=spec.seed, name="labelled"),
+            "labelled": TaskStream(
+                domains,
+                size,
+                shares,
+                seed=spec.seed,
+                name="labelled",
+                shared_mean=spec.temperature is not None,
+            ),
             "unlabelled": TaskStream(
                 texts, count, equal_shares(len(texts)), seed=spec.seed, name="unlabelled"
             ),
@@ -202,12 +253,13 @@ class TrainedProblem(ABC):
             ),
             config,
         )
-        if spec.weights is not None or spec.temperature is not None:
-            if not isinstance(built, Pooled):
-                raise ValueError(
-                    f"method {spec.method!r} does not weigh tasks; expected 'pooled' where weights or a temperature "
-                    "are given"
-                )
+        weighed = spec.weights is not None or spec.temperature is not None
+        if not isinstance(built, Pooled) and (weighed or spec.masks):
+            raise ValueError(
+                f"method {spec.method!r} does not weigh tasks and has no masks; expected 'pooled' where weights, a "
+                "temperature or masks are given"
+            )
+        if isinstance(built, Pooled) and weighed:
             weights = equal_shares(len(tasks))
             if spec.temperature is not None:
                 labelled = [data[task].labelled for task in tasks]
@@ -221,8 +273,10 @@ class TrainedProblem(ABC):
         gated = getattr(method, "target_gate", None) is not None
         return None if task not in tasks or (gated and task == self.target) else tasks.index(task)
 
-    def _right(self, method: ClassifierMethod, data: TaskData, part: Part, number: int | None) -> Tensor:
-        """``bool``, of each example (of a tagger: of each token) whether it was right."""
+    def _answers(
+        self, method: ClassifierMethod, data: TaskData, part: Part, number: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Labels and answers, ``int64``, of each example (of a tagger: of each token)."""
         texts, labels = data.parts[part]
         gold = labels.flat.long() if isinstance(labels, RaggedLabels) else labels
         lengths = labels.lengths if isinstance(labels, RaggedLabels) else torch.ones(len(texts)).long()
@@ -240,14 +294,40 @@ class TrainedProblem(ABC):
                 continue
             mask = torch.arange(found.shape[1]) < lengths[index].unsqueeze(1)
             best[(starts[index].unsqueeze(1) + torch.arange(found.shape[1]))[mask]] = found[mask]
-        return best == gold
+        return gold, best
+
+    def _per_example(self, gold: Tensor, found: Tensor, data: TaskData, part: Part) -> list[float]:
+        """Numbers that are independent of each other, whose mean is the accuracy; none for another score.
+
+        The tokens of a sentence are not independent: a sentence counts as one example, with its number of right tokens
+        over the mean length.
+        """
+        if self.metric != "accuracy":
+            return []
+        right = (gold == found).double()
+        labels = data.parts[part][1]
+        if isinstance(labels, RaggedLabels):
+            sums = torch.zeros(len(labels), dtype=torch.float64)
+            sums.index_add_(0, torch.arange(len(labels)).repeat_interleave(labels.lengths), right)
+            right = sums * len(labels) / len(gold)
+        return right.tolist()
+
+
+def _score(metric: str, gold: Tensor, found: Tensor) -> float:
+    if metric == "macro_f1":
+        return macro_f1(gold.numpy(), found.numpy())
+    return float((gold == found).double().mean())
 
 
 class _Looks:
     """Looks at the training after some of its steps; to be called after each."""
 
     def __init__(
-        self, spec: RunSpec, recipe: Recipe, method: ClassifierMethod, domains: list[DomainData]
+        self,
+        spec: RunSpec,
+        recipe: Recipe,
+        method: ClassifierMethod,
+        domains: Sequence[tuple[int | None, DomainData]],
     ) -> None:
         self.found: list[Look] = []
         self._step = 0
@@ -255,7 +335,7 @@ class _Looks:
         self._observer: GradientObserver | None = None
         if spec.observe:
             halves = {}
-            for number, d in enumerate(domains):
+            for number, d in domains:
                 assert d.labels is not None
                 halves[d.name] = halves_of(d.name, number, d.inputs, d.labels, recipe.observed, spec.seed)
             self._observer = GradientObserver(method, halves)

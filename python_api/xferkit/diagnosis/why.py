@@ -3,36 +3,66 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from xferkit.diagnosis.problem import Look, Problem, RunResult
+from xferkit.data.seeding import derive_seed
+from xferkit.diagnosis.problem import Look, Problem, RunResult, SplitName
 from xferkit.transfer.causes import (
+    CAUSES,
     Cause,
+    Domination,
+    GradientConflict,
+    InputShift,
+    LabelShift,
+    Leakage,
+    MaskOverlap,
+    MissingClasses,
     RankedCauses,
     SourceClusters,
     TextPart,
+    TokenCosts,
+    WordCoverage,
     cluster_sources,
     domination,
     gradient_conflict,
     input_shift,
     label_shift,
     leakage,
+    mask_overlap,
     missing_classes,
     rank_causes,
     token_costs,
     word_coverage,
 )
 
-__all__ = ["find_causes", "source_clusters"]
+__all__ = ["ELSEWHERE", "find_causes", "mean_cosines", "source_clusters"]
 
-_MOST_TEXTS = 2000  # of a part, for causes that compare texts
+#: How the reason begins of a cause that stands with all tasks, or with the groups.
+ELSEWHERE = "measured for "
+_SCORED: tuple[SplitName, ...] = ("dev", "test")
+_MOST_TEXTS = 2000  # of a task, for causes that look at words
 
 
 def _whole(looks: Sequence[Look], a: str, b: str) -> list[float]:
-    return [look.cosine[f"{a}-{b}" if f"{a}-{b}" in look.cosine else f"{b}-{a}"][0] for look in looks]
+    return [look.between(a, b)[0] for look in looks]
+
+
+def mean_cosines(problem: Problem, observed: Sequence[RunResult]) -> dict[str, dict[str, float]]:
+    """Of each two tasks that were looked at, the mean cosine over looks and seeds; of a task by itself, its null."""
+    looks = [look for result in observed for look in result.looks]
+    tasks = [*dict.fromkeys([problem.target, *problem.tasks])]
+    tasks = [task for task in tasks if looks and task in looks[0].null]
+    return {
+        a: {
+            b: float(np.mean([look.null[a][0] if a == b else look.between(a, b)[0] for look in looks]))
+            for b in tasks
+        }
+        for a in tasks
+    }
 
 
 def source_clusters(problem: Problem, observed: Sequence[RunResult]) -> SourceClusters:
@@ -43,7 +73,7 @@ def source_clusters(problem: Problem, observed: Sequence[RunResult]) -> SourceCl
         observed: trainings of all tasks with looks, one a seed.
     """
     sources = [task for task in problem.tasks if task != problem.target]
-    size = len(sources)
+    size, looked = len(sources), problem.target in observed[0].looks[0].null
     matrices = np.ones((len(observed), size, size))
     to_target = np.zeros((len(observed), size))
     for number, result in enumerate(observed):
@@ -51,10 +81,9 @@ def source_clusters(problem: Problem, observed: Sequence[RunResult]) -> SourceCl
             for j in range(i):
                 mean = float(np.mean(_whole(result.looks, sources[i], sources[j])))
                 matrices[number, i, j] = matrices[number, j, i] = np.clip(mean, -1.0, 1.0)
-            if problem.target in problem.tasks:
+            if looked:
                 to_target[number, i] = np.mean(_whole(result.looks, sources[i], problem.target))
-    labelled = problem.target in problem.tasks
-    return cluster_sources(matrices, sources, target_cosines=to_target.mean(0).tolist() if labelled else None)
+    return cluster_sources(matrices, sources, target_cosines=to_target.mean(0).tolist() if looked else None)
 
 
 def find_causes(
@@ -62,9 +91,9 @@ def find_causes(
     observed: Sequence[RunResult],
     groups: Mapping[str, Sequence[str]],
     clusters: SourceClusters,
+    masked: Sequence[RunResult] = (),
     extra: Sequence[Cause] = (),
     not_measured: Mapping[str, str] | None = None,
-    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, RankedCauses]:
     """Causes by group of sources, and ``""`` for those of all tasks together.
 
@@ -73,41 +102,77 @@ def find_causes(
         observed: trainings of all tasks with looks, one a seed.
         groups: sources by the name of their group.
         clusters: how the groups came about.
+        masked: trainings of all tasks with masks of the groups, one a seed.
         extra: causes that were measured by further trainings (capacity).
         not_measured: reasons for what was not.
-        note: told what failed.
     """
-    reasons = {
-        "gate weights": "no gate was trained; --try-fixes trains some",
-        "mask overlap": "no masks were trained",
+    scopes = {name: _Scope() for name in ("", *groups)}
+    everything = scopes[""]
+    everything.causes += [clusters, *extra]
+    everything.missing.update(not_measured or {})
+    everything.measure(Domination.cause, lambda: _domination(problem, observed))
+    for part in _SCORED:
+        everything.measure(Leakage.cause, partial(_leakage, problem, part))
+    everything.measure(TokenCosts.cause, lambda: _tokens(problem))
+    for place, (name, members) in enumerate(groups.items()):
+        _of_group(scopes[name], problem, observed, masked, place, name, members)
+    by_group = {cause.cause for name, scope in scopes.items() if name for cause in scope.causes}
+    together = {cause.cause for cause in everything.causes} | set(everything.missing)
+    return {
+        name: scope.ranked(together if name else by_group, "all tasks together" if name else "each group")
+        for name, scope in scopes.items()
     }
-    everything: list[Cause] = [clusters, *_dominations(problem, observed), *extra]
-    everything += [cause for cause in (_leakage(problem, note), _tokens(problem, note)) if cause is not None]
-    found = {"": _ranked(everything, {**reasons, **(not_measured or {})}, "measured by group")}
-    for name, members in groups.items():
-        causes: list[Cause] = []
-        if problem.target in problem.tasks:
-            causes.append(_conflict(problem, observed, name, members))
-        causes += _data_causes(problem, members, note)
-        found[name] = _ranked(causes, {}, "measured for all tasks together")
-    return found
 
 
-def _ranked(causes: Sequence[Cause], reasons: Mapping[str, str], why: str) -> RankedCauses:
-    from xferkit.transfer.causes import CAUSES
+class _Scope:
+    """Causes of one group, or of all tasks together, and why others are not among them."""
 
-    measured = {cause.cause for cause in causes}
-    kept = {name: text for name, text in reasons.items() if name in CAUSES and name not in measured}
-    return rank_causes(causes, kept, why_not=why)
+    def __init__(self) -> None:
+        self.causes: list[Cause] = []
+        self.missing: dict[str, str] = {}
+
+    def measure(self, name: str, measured: Callable[[], Cause]) -> None:
+        """Add the cause, or say why there is none."""
+        try:
+            self.causes.append(measured())
+        except ValueError as error:
+            self.missing[name] = str(error)
+
+    def ranked(self, elsewhere: set[str], where: str) -> RankedCauses:
+        """What was measured, and for the others why not, or that it was ``elsewhere``."""
+        own = {cause.cause for cause in self.causes}
+        reasons = {name: f"{ELSEWHERE}{where}" for name in CAUSES if name in elsewhere} | self.missing
+        kept = {name: why for name, why in reasons.items() if name in CAUSES and name not in own}
+        return rank_causes(self.causes, kept, why_not="it does not apply")
+
+
+def _of_group(
+    scope: _Scope,
+    problem: Problem,
+    observed: Sequence[RunResult],
+    masked: Sequence[RunResult],
+    place: int,
+    name: str,
+    members: Sequence[str],
+) -> None:
+    scope.measure(GradientConflict.cause, lambda: _conflict(problem, observed, name, members))
+    if masked and all(result.masks is not None for result in masked):
+        scope.measure(MaskOverlap.cause, lambda: _masks(masked, place))
+    scope.measure(LabelShift.cause, lambda: label_shift(*_labels(problem, members)))
+    scope.measure(MissingClasses.cause, lambda: missing_classes(*_labels(problem, members)))
+    scope.measure(WordCoverage.cause, lambda: _words(problem, members))
+    scope.measure(InputShift.cause, lambda: _inputs(problem, members))
 
 
 def _conflict(problem: Problem, observed: Sequence[RunResult], name: str, members: Sequence[str]) -> Cause:
     """Of the target with the mean of a group's members, by group of parameters."""
     groups = observed[0].looks[0].groups
     target = problem.target
+    if target not in observed[0].looks[0].null:
+        raise ValueError("gradients of the target were not looked at")
 
     def of(look: Look) -> tuple[list[float], list[float], list[float]]:
-        pairs = [look.cosine.get(f"{target}-{m}") or look.cosine[f"{m}-{target}"] for m in members]
+        pairs = [look.between(target, m) for m in members]
         nulls = [look.null[m] for m in members]
         mean = [float(np.mean(column)) for column in zip(*pairs, strict=True)]
         null = [float(np.mean(column)) for column in zip(*nulls, strict=True)]
@@ -121,70 +186,78 @@ def _conflict(problem: Problem, observed: Sequence[RunResult], name: str, member
     return gradient_conflict(pair, own, theirs, steps=steps, groups=groups, target=target, source=name)
 
 
-def _dominations(problem: Problem, observed: Sequence[RunResult]) -> list[Cause]:
+def _masks(masked: Sequence[RunResult], place: int) -> Cause:
+    """Of the group at that place among those that masks were trained for."""
+    from xferkit.masks import MaskComparison
+
+    found = [result.masks for result in masked if result.masks is not None]
+    across = [MaskComparison.from_json(masks.across[place]) for masks in found]
+    return mask_overlap(across, [MaskComparison.from_json(masks.within) for masks in found])
+
+
+def _domination(problem: Problem, observed: Sequence[RunResult]) -> Cause:
+    # A target that is not trained on is looked at too, and dominates nothing.
     tasks = [task for task in problem.tasks if task in observed[0].looks[0].norm]
     if len(tasks) < 2:
-        return []
+        raise ValueError("there are no two tasks to compare")
     norms = [[[look.norm[task][0] for task in tasks] for look in result.looks] for result in observed]
     losses = [[[look.loss[task] for task in tasks] for look in result.looks] for result in observed]
     samples = [observed[0].examples.get(task, 0) for task in tasks]
     target = problem.target if problem.target in tasks else None
-    return [domination(norms, tasks, losses=losses, samples=samples, target=target)]
+    return domination(norms, tasks, losses=losses, samples=samples, target=target)
 
 
-def _leakage(problem: Problem, note: Callable[[str], None]) -> Cause | None:
-    texts = list(problem.texts(problem.target, "test"))
+def _some(problem: Problem, tasks: Sequence[str], split: SplitName, most: int) -> list[str]:
+    """At most so many texts of all these tasks, drawn at random, in their order; ValueError where there are none."""
+    texts = [text for task in tasks for text in problem.texts(task, split)]
     if not texts or not isinstance(texts[0], str):
-        return None
-    others = [
-        TextPart(f"{task} train", [str(text) for text in problem.texts(task, "train")][:_MOST_TEXTS])
-        for task in problem.tasks
-    ]
-    try:
-        return leakage(TextPart(f"{problem.target} test", texts[:_MOST_TEXTS]), others)
-    except ValueError as error:
-        note(f"duplicates were not measured: {error}")
-        return None
+        raise ValueError(f"{', '.join(tasks)} has no texts" if not len(texts) else "the inputs are no texts")
+    if len(texts) <= most:
+        return texts
+    rows = np.random.default_rng(derive_seed(0, "why", *tasks, split)).choice(len(texts), most, replace=False)
+    return [texts[row] for row in np.sort(rows)]
 
 
-def _tokens(problem: Problem, note: Callable[[str], None]) -> Cause | None:
+def _all(problem: Problem, task: str, split: SplitName) -> TextPart:
+    return TextPart(f"{task} {split}", _some(problem, [task], split, sys.maxsize))
+
+
+def _leakage(problem: Problem, part: SplitName) -> Cause:
+    """Of the part that the matrix is scored on (development), and of that of the last measurement (test)."""
+    return leakage(
+        _all(problem, problem.target, part), [_all(problem, task, "train") for task in problem.tasks]
+    )
+
+
+def _tokens(problem: Problem) -> Cause:
     """Unknown words and their number, of every task's texts."""
-    texts = {
-        task: list(problem.texts(task, "train"))[:_MOST_TEXTS] for task in {*problem.tasks, problem.target}
-    }
-    texts = {task: found for task, found in sorted(texts.items()) if found and isinstance(found[0], str)}
-    if problem.target not in texts or len(texts) < 2:
-        return None
-    try:
-        return token_costs(texts, problem.target)
-    except ValueError as error:
-        note(f"the costs of tokens were not measured: {error}")
-        return None
+    texts = {}
+    for task in sorted({*problem.tasks, problem.target}):
+        split: SplitName = "train" if any(True for _ in problem.texts(task, "train")) else "dev"
+        texts[task] = _some(problem, [task], split, _MOST_TEXTS)
+    return token_costs(texts, problem.target)
 
 
-def _data_causes(problem: Problem, members: Sequence[str], note: Callable[[str], None]) -> list[Cause]:
-    part = "train" if problem.target in problem.tasks else "dev"
-    own_labels = list(problem.labels(problem.target, part))  # type: ignore[arg-type]
-    labels = [label for member in members for label in problem.labels(member, "train")]
-    measures: list[Callable[[], Cause]] = []
-    if own_labels and labels:
-        measures += [lambda: label_shift(own_labels, labels), lambda: missing_classes(own_labels, labels)]
-    texts = list(problem.texts(problem.target, "train"))
-    if texts and isinstance(texts[0], str):
-        others = [str(text) for member in members for text in problem.texts(member, "train")]
-        measures.append(lambda: word_coverage(texts[:_MOST_TEXTS], others[: 4 * _MOST_TEXTS]))
+def _labels(problem: Problem, members: Sequence[str]) -> tuple[list[str], list[str]]:
+    part: SplitName = "train" if problem.target in problem.tasks else "dev"
+    own = list(problem.labels(problem.target, part))
+    theirs = [label for member in members for label in problem.labels(member, "train")]
+    if not own or not theirs:
+        raise ValueError("there are no labels to compare")
+    return own, theirs
+
+
+def _words(problem: Problem, members: Sequence[str]) -> Cause:
+    split: SplitName = "train" if any(True for _ in problem.texts(problem.target, "train")) else "dev"
+    own = _some(problem, [problem.target], split, _MOST_TEXTS)
+    return word_coverage(own, _some(problem, members, "train", 4 * _MOST_TEXTS))
+
+
+def _inputs(problem: Problem, members: Sequence[str]) -> Cause:
+    if importlib.util.find_spec("sklearn") is None:
+        raise ValueError("scikit-learn is not installed")
     features = problem.encode(problem.target)
-    if features is not None and importlib.util.find_spec("sklearn") is not None:
-        rows: list[npt.NDArray[np.float32]] = []
-        for member in members:
-            encoded = problem.encode(member)
-            rows += [] if encoded is None else [encoded]
-        if rows:
-            measures.append(lambda: input_shift(features, np.concatenate(rows), splits=5, max_rows=400))
-    found: list[Cause] = []
-    for measure in measures:
-        try:
-            found.append(measure())
-        except ValueError as error:
-            note(f"a cause was not measured: {error}")
-    return found
+    others = [encoded for member in members if (encoded := problem.encode(member)) is not None]
+    if features is None or not others:
+        raise ValueError("the problem has no features that no training made")
+    return input_shift(features, np.concatenate(others), max_rows=400)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,19 @@ class MaskComparison:
     kinds: tuple[MaskAgreement, ...]
     whole: MaskAgreement
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for :meth:`from_json`; None is for what is not a number."""
+        record: dict[str, Any] = _finite(asdict(self))
+        return record
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> MaskComparison:
+        """The comparison of :meth:`to_json`; KeyError or TypeError where ``values`` are of none."""
+        sites, layers, kinds = (
+            tuple(_read_agreement(v) for v in values[name]) for name in ("sites", "layers", "kinds")
+        )
+        return cls(sites, layers, kinds, _read_agreement(values["whole"]))
+
     def site(self, name: str) -> MaskAgreement:
         """That of a site.
 
@@ -73,6 +87,22 @@ class MaskComparison:
         raise ValueError(
             f"MaskComparison: unknown site {name!r}{nearest(name, [a.name for a in self.sites])}"
         )
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _finite(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_agreement(values: Mapping[str, Any]) -> MaskAgreement:
+    def known(record: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: math.nan if v is None else v for name, v in record.items()}
+
+    return MaskAgreement(**known({**values, "overlap": Overlap(**known(values["overlap"]))}))
 
 
 def compare_masks(a: HardConcreteMasks, b: HardConcreteMasks) -> MaskComparison:

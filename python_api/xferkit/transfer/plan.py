@@ -162,6 +162,7 @@ def make_plan(
     budget: Budget = "pairs",
     groups: Mapping[str, Sequence[str]] | None = None,
     matchings: Matching | Sequence[Matching] = ("per_task_steps",),
+    trained: bool = True,
 ) -> Plan:
     """Which runs answer the question for these tasks.
 
@@ -175,6 +176,8 @@ def make_plan(
         budget: see :data:`Budget`.
         groups: sources by the name of their group; a target is left out of its own group.
         matchings: see :data:`Matching`; ``own`` stands alone.
+        trained: False: targets have no labels, and are scored in every run and trained in none. Then the budget is
+            ``leave_out`` or ``leave_groups_out``.
 
     Raises:
         ValueError: names that are missing, twice there or unknown, no seed or one twice, or no comparison at all.
@@ -191,11 +194,13 @@ def make_plan(
         raise ValueError(
             f"budget {budget!r} compares groups of sources; give them as groups={{name: [task, ...]}}"
         )
+    if not trained and budget not in ("leave_out", "leave_groups_out"):
+        raise ValueError(f"budget {budget!r} trains the target alone; expected leave_out or leave_groups_out")
     chosen = _matchings(matchings)
     found: dict[tuple[str, Matching, tuple[str, ...], tuple[str, ...]], Comparison] = {}
     for matching in chosen:
         for name in wanted:
-            for c in _comparisons(name, names, budget, grouped, matching):
+            for c in _comparisons(name, names, budget, grouped, matching, () if trained else wanted):
                 found.setdefault((c.target, c.matching, c.with_tasks, c.without_tasks), c)
     if not found:
         raise ValueError("nothing to compare: every group holds its target alone")
@@ -208,7 +213,10 @@ def _comparisons(
     budget: Budget,
     groups: Mapping[str, tuple[str, ...]],
     matching: Matching,
+    untrained: tuple[str, ...],
 ) -> Iterator[Comparison]:
+    tasks = tuple(task for task in tasks if task not in untrained)
+
     def among(chosen: Sequence[str]) -> tuple[str, ...]:
         return tuple(task for task in tasks if task in chosen)
 

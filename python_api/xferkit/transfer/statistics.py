@@ -184,7 +184,7 @@ def _note(gains: Sequence[float]) -> str:
     if not x.any():
         return "no difference in any seed"
     if _constant(x):
-        return "the same difference in every seed: does the training use its seed?"
+        return "the same difference in every seed: too few examples to differ, or a training that does not use its seed"
     return ""
 
 

@@ -42,6 +42,7 @@ class GroupConflict:
         first_step: first of two looks in a row (or of the only one) at each of which the interval of cosine -
             null over seeds lies below 0, not adjusted for the number of looks; None: there is none, or one
             seed.
+        cosine_by_look, null_by_look: means over seeds at each look.
     """
 
     name: str
@@ -51,6 +52,8 @@ class GroupConflict:
     difference: Interval
     negative_share: float
     first_step: int | None
+    cosine_by_look: tuple[float, ...]
+    null_by_look: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class GradientConflict(Cause):
             f"{len(self.groups)} groups of parameters",
             "no": f"The gradients of {self.source} do not oppose those of {self.target}",
             "not clear": f"It is not clear whether the gradients of {self.source} oppose those of "
-            "{self.target}",
+            f"{self.target}",
         }[self.flag]
         first = (
             f", and below its null from step {group.first_step} on" if group.first_step is not None else ""
@@ -172,7 +175,8 @@ def _group(
     adjusted = 1.0 - (1.0 - confidence) / groups
     flags = [flag_above(t_interval((-x).tolist(), adjusted)) for x in (cosine, difference)]
     flag: Flag = "no" if "no" in flags else "not clear" if "not clear" in flags else "yes"
-    below = pair - _null(target, source)
+    null_by_look = _null(target, source)
+    below = pair - null_by_look
     low = [_lies_below(t_interval(look.tolist(), confidence)) for look in below.T]
     stays = [a and b for a, b in itertools.pairwise(low)] if len(low) > 1 else low
     first = steps[stays.index(True)] if True in stays else None
@@ -184,6 +188,8 @@ def _group(
         t_interval(difference.tolist(), confidence),
         float((pair < 0.0).mean()),
         first,
+        tuple(pair.mean(0).tolist()),
+        tuple(null_by_look.mean(0).tolist()),
     )
 
 

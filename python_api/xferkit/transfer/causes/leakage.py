@@ -36,8 +36,9 @@ class TextPart:
     lines: Sequence[int] | None = None
 
     def position(self, n: int) -> str:
-        """``path:line`` of text n, or ``name:line`` without a path."""
-        return f"{self.path or self.name}:{self.lines[n] if self.lines is not None else n + 1}"
+        """``path:line`` of text n, or ``name, text n`` without a path."""
+        number = self.lines[n] if self.lines is not None else n + 1
+        return f"{self.path}:{number}" if self.path else f"{self.name}, text {number}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class PartDuplicates:
         size: its number of texts.
         flag: exact ones: yes where there are any; near ones: against their null.
         exact: texts with an equal one after folding; null 0.
-        near: texts with a near-equal one and no equal one.
+        near: texts with a near-equal one and no equal one, among those that were compared.
         near_share: share with a near-equal text in a sample of the other part, mean over samples.
         null_share: the same of texts of the other part itself; NaN for a single text.
         p_value: of the near ones, by Fisher's exact test against these.
@@ -93,6 +94,7 @@ class Leakage(Cause):
         size: its number of texts.
         leaked: how many of its texts have an equal one in any other part.
         parts: one record for each other part.
+        compared: texts of each part at most among which near-equal ones were looked for.
     """
 
     cause: ClassVar[str] = "duplicates"
@@ -100,14 +102,14 @@ class Leakage(Cause):
     size: int
     leaked: int
     parts: tuple[PartDuplicates, ...]
+    compared: int
 
     def sentence(self) -> str:
         """One plain sentence with the worst part and an example."""
         worst = max(self.parts, key=lambda part: (part.flag == self.flag, part.exact, part.near))
         if not worst.exact and not worst.near:
-            return (
-                f"None of the {self.size} texts of {self.probe} stands in another part, equal or nearly so."
-            )
+            none = f"None of the {self.size} texts of {self.probe} stands in another part, equal or nearly so"
+            return f"{none}{self._among()}."
         example = ""
         if worst.examples:
             first = worst.examples[0]
@@ -122,8 +124,15 @@ class Leakage(Cause):
         )
         return (
             f"{self.leaked} of {self.size} texts of {self.probe} stand in other parts too where none "
-            f"should; {worst.part} has {worst.exact} of them and {worst.near} nearly equal{own}{example}."
+            f"should; {worst.part} has {worst.exact} of them and {worst.near} nearly equal{own}{example}"
+            f"{self._among()}."
         )
+
+    def _among(self) -> str:
+        """What to know where not all texts were compared."""
+        if max(self.size, *(part.size for part in self.parts)) <= self.compared:
+            return ""
+        return f" (nearly equal ones were looked for among {self.compared} texts of each part)"
 
 
 def leakage(
@@ -135,6 +144,7 @@ def leakage(
     splits: int = 50,
     min_effect: float = 0.01,
     alpha: float = 0.05,
+    compared: int = 2000,
     seed: int = 0,
 ) -> Leakage:
     """Texts of a part (the target's test) that stand in others (training of any task), equal or nearly so.
@@ -155,6 +165,7 @@ def leakage(
         splits: random draws of the null.
         min_effect: excess of the near-equal share that would matter.
         alpha: largest p-value that counts.
+        compared: near-equal ones are looked for among at most so many random texts of each part, equal ones among all.
         seed: of hash functions and draws.
 
     Raises:
@@ -165,6 +176,8 @@ def leakage(
     """
     if not others:
         raise ValueError("leakage: others must be one or more parts, got none")
+    if compared < 2:
+        raise ValueError(f"leakage: compared must be at least 2, got {compared}")
     if splits < 1 or not 0.0 < alpha < 1.0:
         raise ValueError(f"leakage: splits must be at least 1 and alpha in (0, 1), got {splits} and {alpha}")
     for name, part in (("probe", probe), *(("others", part) for part in others)):
@@ -180,16 +193,23 @@ def leakage(
         np.array([numbers.setdefault(fold_text(text), len(numbers)) for text in part.texts])
         for part in (probe, *others)
     ]
-    pairs = _Pairs(list(numbers), near_pairs(list(numbers), threshold=threshold, length=length, seed=seed))
     rng = np.random.default_rng(seed)
+    rows = [
+        np.sort(rng.choice(len(own), compared, replace=False)) if len(own) > compared else np.arange(len(own))
+        for own in ids
+    ]
+    texts = list(numbers)
+    near = np.unique(np.concatenate([own[r] for own, r in zip(ids, rows, strict=True)])).tolist()
+    alike = near_pairs([texts[n] for n in near], threshold=threshold, length=length, seed=seed)
+    pairs = _Pairs(texts, [(near[i], near[j], index) for i, j, index in alike])
     found = [
-        _duplicates(probe, part, ids[0], own, pairs, (splits, min_effect, alpha), rng)
-        for part, own in zip(others, ids[1:], strict=True)
+        _duplicates(probe, part, (ids[0], rows[0]), (own, r), pairs, (splits, min_effect, alpha), rng)
+        for part, own, r in zip(others, ids[1:], rows[1:], strict=True)
     ]
     leaked = int((np.isin(ids[0], np.concatenate(ids[1:])) & (ids[0] != pairs.blank)).sum())
     effect = max(leaked / len(ids[0]), *(max(0.0, part.near_share - part.null_share) for part in found), 0.0)
     flag = all_flags([part.flag for part in found])
-    return Leakage(flag, min(1.0, effect), probe.name, len(ids[0]), leaked, tuple(found))
+    return Leakage(flag, min(1.0, effect), probe.name, len(ids[0]), leaked, tuple(found), compared)
 
 
 class _Pairs:
@@ -220,19 +240,23 @@ class _Pairs:
 def _duplicates(
     probe: TextPart,
     part: TextPart,
-    probed: npt.NDArray[np.int64],
-    own: npt.NDArray[np.int64],
+    probed_of: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    own_of: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
     pairs: _Pairs,
     settings: tuple[int, float, float],
     rng: np.random.Generator,
 ) -> PartDuplicates:
+    """Equal texts among all, near-equal ones among the rows that were drawn of both parts."""
     splits, margin, alpha = settings
-    equal = np.isin(probed, own) & (probed != pairs.blank)
-    near = pairs.touched(own)[probed] & ~equal
+    (all_probed, rows), (all_own, own_rows) = probed_of, own_of
+    probed, own = all_probed[rows], all_own[own_rows]
+    equal = np.isin(all_probed, all_own) & (all_probed != pairs.blank)
+    near = pairs.touched(own)[probed] & ~equal[rows]
     examples = []
-    for n in [*np.flatnonzero(equal), *np.flatnonzero(near)][:_EXAMPLES]:
-        other, index = (int(probed[n]), 1.0) if equal[n] else pairs.nearest(int(probed[n]), own)
-        place = part.position(int(np.flatnonzero(own == other)[0]))
+    for n in [*np.flatnonzero(equal), *rows[np.flatnonzero(near)]][:_EXAMPLES]:
+        number = int(all_probed[n])
+        other, index = (number, 1.0) if equal[n] else pairs.nearest(number, own)
+        place = part.position(int(np.flatnonzero(all_own == other)[0]))
         text = " ".join(probe.texts[int(n)].split())[:_EXAMPLE_LENGTH]
         examples.append(DuplicateExample(text, probe.position(int(n)), place, index))
     share, null, p = float(near.mean()), float("nan"), 1.0
@@ -250,7 +274,7 @@ def _duplicates(
         flag = "no" if share - null < margin else "yes" if p <= alpha else "not clear"
     return PartDuplicates(
         part.name,
-        len(own),
+        len(all_own),
         "yes" if equal.any() else flag,
         int(equal.sum()),
         int(near.sum()),

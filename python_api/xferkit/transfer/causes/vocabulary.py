@@ -25,7 +25,8 @@ class WordCoverage(Cause):
         null_mean, null_high: share that the other half of the target, of as many words, lacks: mean and
             quantile.
         p_value: share of splits in which that is as large as `unknown`.
-        unknown_to_all: share of all the target's words that the whole source lacks.
+        unknown_to_all: share of all the target's words that all texts of the source lack.
+        source_texts: how many these are.
         examples: the most frequent of these, at most 3.
         words: of each sample, on average.
     """
@@ -37,6 +38,7 @@ class WordCoverage(Cause):
     null_high: float
     p_value: float
     unknown_to_all: float
+    source_texts: int
     examples: tuple[str, ...]
     words: int
 
@@ -51,8 +53,8 @@ class WordCoverage(Cause):
         return (
             f"{start}: {100 * self.unknown:.0f} % of its words are not in as large a sample of the source "
             f"({100 * self.folded:.0f} % without the case of letters), and {100 * self.null_mean:.0f} % not "
-            f"in the other half of the target; the whole source lacks {100 * self.unknown_to_all:.0f} "
-            f"%{named}."
+            f"in the other half of the target; the {self.source_texts} texts read of the source together lack "
+            f"{100 * self.unknown_to_all:.0f} %{named}."
         )
 
 
@@ -126,6 +128,7 @@ def word_coverage(
         float(np.quantile(null, 1.0 - alpha)),
         p,
         sum(lacked.values()) / sum(counts.values()),
+        len(other),
         tuple(sorted(lacked, key=lambda word: (-lacked[word], word))[:3]),
         round(float(sizes.mean())),
     )
