@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,32 @@ def test_both_matchings(function) -> None:
     assert {run.matching for run in answer.plan.runs if len(run.tasks) > 1} == set(both)
     alone = [run for run in answer.plan.runs if len(run.tasks) == 1]
     assert len(alone) == 5, "a task alone is trained once a seed, whichever the matching"
+
+
+_TRAINED: list[tuple[tuple[str, ...], int]] = []  # a global: a change of it makes no other function
+
+
+def _stops_in_its_fifth_run(tasks: tuple[str, ...], seed: int) -> dict[str, float]:
+    if len(_TRAINED) == 4:
+        raise KeyboardInterrupt
+    _TRAINED.append((tasks, seed))
+    return {task: 0.5 + 0.01 * seed - 0.02 * len(tasks) * (seed % 2) for task in tasks}
+
+
+def test_resumption(tmp_path: Path) -> None:
+    """A stopped call goes on with what is missing, and ends with the answer of one that was never stopped."""
+    done = []
+    for _ in range(2):
+        _TRAINED.clear()
+        with pytest.raises(KeyboardInterrupt):
+            diagnose(_stops_in_its_fifth_run, TASKS, 3, target="en", out=tmp_path)
+        done += _TRAINED
+    _TRAINED.clear()
+    answer = diagnose(_stops_in_its_fifth_run, TASKS, 3, target="en", out=tmp_path)
+    done += _TRAINED
+    assert len(done) == len(set(done)) == answer.plan.num_runs == 9 and len(_TRAINED) == 1
+    gains = [-0.02 * (seed % 2) for seed in (1, 2, 3)]
+    np.testing.assert_allclose(answer.cell("en", "de").gains, gains, atol=1e-12)
 
 
 # Intervals and p-values

@@ -15,7 +15,6 @@ from xferkit.diagnosis.engine import Results
 from xferkit.diagnosis.problem import Problem, RunSpec, metric_name
 from xferkit.methods import method_names
 from xferkit.metrics import Interval, paired_difference
-from xferkit.report.format import difference
 from xferkit.transfer import Declined, Judgement, RunError, Verdict, judge
 
 __all__ = ["Fix", "FixRace", "FixTried", "candidates", "race", "race_specs"]
@@ -114,22 +113,24 @@ class FixRace:
         """What came out, in a sentence."""
         if self.winner.kind == "plain sum":
             return "Plain sum is enough: no other candidate was better on development data."
-        interval = f"{100 * self.gain.mean:+.1f} points"
-        if self.gain.n > 1:
-            interval += f" [{100 * self.gain.low:+.1f}, {100 * self.gain.high:+.1f}]"
         note = f" ({self.judged.note})" if self.judged.note else ""
         fresh = f"on test data with {len(self.seeds)} fresh seeds"
-        against = f"{self.winner.name} against the plain sum: {interval} {fresh}"
+        against = f"{self.winner.name} against the plain sum: {_points(self.gain)} {fresh}"
         words = {
             Verdict.HELPS: "it helps.",
             Verdict.HURTS: "what won on development data hurts there; the plain sum is better.",
             Verdict.INCONCLUSIVE: f"no clear difference{note}; the plain sum may be enough.",
         }
         others = [
-            f"in {metric_name(name)} {difference(paired_difference(won, plain))}"
+            f"in {metric_name(name)} {_points(paired_difference(won, plain))}"
             for name, (plain, won) in self.also.items()
         ]
         return f"{against}: {words[self.verdict][:-1]}{''.join(f'; {other}' for other in others)}."
+
+
+def _points(gain: Interval) -> str:
+    text = f"{100 * gain.mean:+.1f} points"
+    return text if gain.n == 1 else f"{text} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
 
 
 def candidates(problem: Problem, groups: Mapping[str, Sequence[str]]) -> list[Fix]:

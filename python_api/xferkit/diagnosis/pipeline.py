@@ -258,6 +258,6 @@ def _capacity(
             scores[1.0, True],
             scores[1.0, False],
             higher_is_better=problem.higher_is_better,
-            widths=("half of the width", "the whole width"),
+            widths=("half-width", "full-width"),
         )
     ], {}

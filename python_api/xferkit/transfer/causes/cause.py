@@ -120,7 +120,7 @@ def relative(excess: float, most: float) -> float:
 def interval_text(interval: Interval, confidence: float, unit: str = "seeds", digits: int = 2) -> str:
     """``-0.31 (95 % interval -0.40 to -0.22, 5 seeds)``."""
     if math.isnan(interval.half_width):
-        return f"{interval.mean:.{digits}f} (one of {unit}, no interval)"
+        return f"{interval.mean:.{digits}f} (n = 1, no interval)"
     ends = f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
     return f"{interval.mean:.{digits}f} ({100 * confidence:g} % interval {ends}, {interval.n} {unit})"
 
