@@ -206,6 +206,20 @@ def test_equal_tasks_rarely_dominate_and_one_look_is_not_clear():
     assert domination(norms(rng, [1, 9], 1, 1), ["a", "b"]).flag == "not clear"
 
 
+def test_domination_shows_no_share_and_no_ratio_that_cannot_be():
+    """Two looks that differ much, and a task whose loss is next to nothing."""
+    found = domination(
+        [[[1.0, 9.0], [9.0, 1.0]]], ["a", "b"], target="a", losses=[[[1e-9, 1.0], [1e-9, 1.0]]]
+    )
+    assert found.tasks[1].norm_share.low < 0 and found.tasks[1].norm_share.high > 1
+    sentence = found.sentence()
+    assert "a share of the gradient norms of 0.50 (95 % interval 0.00 to 1.00, 2 looks)" in sentence
+    assert "with 1.00 times the norm of the others and over 100 times their loss" in sentence
+    other = domination(norms(np.random.default_rng(0), [1, 9e4]), ["a", "b"], target="b").sentence()
+    assert "less than 0.01 times the norm of the others" in other
+    assert "0.90 (n = 1, no interval)" in domination([[[1.0, 9.0]]], ["a", "b"]).sentence()
+
+
 def test_domination_refuses():
     with pytest.raises(ValueError, match="gradient_norms must be finite numbers of at least 0, got -1 at"):
         domination([[[-1.0, 1.0]]], ["a", "b"])

@@ -26,7 +26,13 @@ def test_label_shift_by_hand_and_planted():
     large = label_shift(["a"] * 300 + ["b"] * 100, ["a"] * 100 + ["b"] * 200 + ["c"] * 100)
     assert large.flag == "yes" and large.distance == pytest.approx(0.5) and large.p_value == 0.001
     assert large.sentence().startswith("Target and source have other shares of the labels")
+    assert large.sentence().endswith("most apart is a with 75 % of the target and 25 % of the source.")
     json.dumps(large.to_json(), allow_nan=False)
+
+
+def test_equal_shares_have_no_class_that_is_most_apart():
+    found = label_shift(["a", "b"] * 50, ["a", "b"] * 80)
+    assert found.flag == "no" and "most apart" not in found.sentence() and found.sentence().endswith(").")
 
 
 def test_label_shift_null_is_the_permutation_distribution():
@@ -63,7 +69,9 @@ def test_missing_classes_planted_and_absent():
         and "lacks 2 of the target's 3 classes (b, c)" in found.sentence()
     )
     assert missing_classes(target, ["a", "b"]).flag == "not clear"  # as two of the target would
-    assert missing_classes(target, target).flag == "no"
+    none = missing_classes(target, target)
+    assert none.flag == "no" and none.sentence() == "The source has all 3 classes of the target."
+    assert missing_classes(["a"], ["a", "b"]).sentence() == "The source has the only class of the target."
     rng = np.random.default_rng(1)
     many = [str(c) for c in rng.zipf(1.5, 300) if c < 200]
     flags = [missing_classes(many, rng.choice(many, 60).tolist(), draws=99, seed=n).flag for n in range(100)]
@@ -161,13 +169,18 @@ def test_token_costs_by_hand_and_planted():
     assert nameless.unknown is None and nameless.to_json()["languages"][0]["unknown_share"] is None
 
 
-def test_the_default_tokenizer_is_the_words_of_held_out_sources():
-    rng = np.random.default_rng(1)
-    known, new = ["one", "two", "three"], ["uno", "dos", "one"]
-    found = token_costs({"en": texts(rng, known), "es": texts(rng, new)}, "es")
-    assert found.languages[1].unknown_share == 0.0 and found.languages[1].texts == 30
-    assert found.languages[0].unknown_share == pytest.approx(2 / 3, abs=0.1)
-    assert found.flag == "yes" and found.fertility.flag == "no"
+def test_without_a_tokenizer_nothing_is_said_of_one():
+    sentence = r"^token_costs: tokenizer must be a function .* got None \(word_coverage tells of words\)$"
+    with pytest.raises(ValueError, match=sentence):
+        token_costs({"en": ["one two", "three"], "es": ["uno dos", "tres"]}, "es")
+
+
+def test_the_token_sentence_speaks_of_tasks():
+    """A domain is no language."""
+    found = token_costs(
+        {"books": ["aa aa", "bb"] * 9, "dvd": ["aa zz"] * 9}, "dvd", tokenizer=pieces, unknown="?"
+    )
+    assert found.sentence().count("halves of one task differ by") == 2 and "language" not in found.sentence()
 
 
 def test_one_language_twice_rarely_costs_more():
@@ -181,7 +194,7 @@ def test_one_language_twice_rarely_costs_more():
 
 def test_token_costs_refuse():
     with pytest.raises(ValueError, match="texts must have the target fr and a source, got en"):
-        token_costs({"en": ["a", "b"]}, "fr")
+        token_costs({"en": ["a", "b"]}, "fr", tokenizer=pieces)
     with pytest.raises(ValueError, match="texts of en must be 2 or more with a word to measure, got 0"):
         token_costs({"fr": ["a", "b"], "en": []}, "fr", tokenizer=pieces)
 

@@ -105,6 +105,12 @@ def test_gates_take_one_source_and_one_seed_and_refuse():
         gate_choice([[0.5, 0.5]], ["de"])
 
 
+def test_gates_show_no_weight_outside_0_and_1():
+    found = gate_choice([[0.1, 0.9], [0.9, 0.1]], ["a", "b"], recognition=[[0.9, 0.9], [0.2, 0.2]])
+    assert found.sources[0].weight.low < 0 and found.sources[0].weight.high > 1
+    assert found.sentence().count("95 % interval 0.00 to 1.00, 2 seeds") == 2
+
+
 def comparison(rng, agreement, gates=400):
     """Of two layers of masks that keep half; `agreement` is the chance that a gate is copied."""
     strata = []

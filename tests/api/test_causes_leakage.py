@@ -74,7 +74,7 @@ def test_duplicates_are_counted_with_positions():
     assert first.examples[0].text == LONG.upper()[:80] and first.examples[0].similarity == 1.0
     assert 0.8 <= first.examples[1].similarity < 1.0 and len(first.examples) == 3
     assert found.sentence().startswith(
-        "1 of 20 texts of books test stand in other parts too where none should"
+        "1 of 20 texts of books test stand in other parts too, where none is expected"
     )
     json.dumps(found.to_json(), allow_nan=False)
 

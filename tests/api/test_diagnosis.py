@@ -103,7 +103,11 @@ def test_the_race_finds_the_remedy_and_measures_it_with_fresh_seeds_on_test_data
     assert found.winner.name == "without bad" and found.verdict is Verdict.HELPS
     assert found.gain.mean == pytest.approx(0.1, abs=0.01) and found.gain.low > 0
     final = [spec for spec in problem.asked if spec.part == "test"]
-    assert {spec.seed for spec in final} == {1, 2, 3, 4, 5} and len(final) == 10
+    assert {spec.seed for spec in final} == {1, 2, 3, 4, 5} and len(final) == 15
+    by_itself = [spec for spec in final if spec.tasks == ("t",)]
+    assert len(by_itself) == len(found.alone) == 5
+    assert found.alone_gain is not None and found.alone_gain.mean == pytest.approx(0.05, abs=0.01)
+    assert "The target by itself against the plain sum: +4.9 points" in found.sentence
     assert {spec.seed for spec in problem.asked if spec.part == "dev"} == {101, 102}
     assert "it helps" in found.sentence and "without bad" in found.sentence
 

@@ -145,7 +145,8 @@ def test_a_race_is_estimated_with_all_its_rounds() -> None:
     fixes = [Fix("plain sum", "plain sum", problem.tasks)]
     fixes += [Fix(f"w{i}", "scalarisation", problem.tasks, weights={"bad": 0.1 + i}) for i in range(15)]
     found = race_specs(problem, fixes, [1, 2, 3, 4], [7, 8, 9])
-    assert len(found) == 16 * 1 + 8 * 1 + 4 * 2 + 2 * 3
+    # Sixteen with one seed, eight with one more, four with two more; plain sum, winner and the target alone at last.
+    assert len(found) == 16 + 8 + 4 * 2 + 3 * 3
     asked: list[RunSpec] = []
 
     def run(specs: list[RunSpec]) -> Any:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
+from types import TracebackType
 from typing import Any
 
-from xferkit.diagnosis.problem import Problem, RunResult, RunSpec
+from xferkit.diagnosis.problem import Problem, RunResult, RunSpec, metric_name
 from xferkit.experiments.cells import CellStore
-from xferkit.experiments.pool import run_cells
+from xferkit.experiments.pool import WorkerPool
 from xferkit.experiments.progress import make_progress
 from xferkit.report.format import duration
 from xferkit.runs.environment import code_fingerprint, versions
@@ -134,6 +135,7 @@ class Engine:
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.problem, self.workers = problem, workers
+        self._pool = WorkerPool(problem, workers)
         self._confirm, self._note = confirm, note
         conditions = {
             "code": code_fingerprint(_CODE),
@@ -151,7 +153,17 @@ class Engine:
         self._known: dict[SpecCell, RunResult] = {}
         self._expected: dict[str, list[SpecCell]] = {}
         self._told: float | None = None
+        self._resumed = False
         self._confirmed = False
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the workers, which stay from one call of :meth:`run` to the next."""
+        self._pool.__exit__(kind, error, trace)
 
     def expect(self, stage: str, specs: Iterable[RunSpec]) -> None:
         """Name the runs that a later stage will ask for, as well as they are known; they replace what was named for it.
@@ -169,13 +181,19 @@ class Engine:
         """
         cells = list(dict.fromkeys(SpecCell.of(spec) for spec in specs))
         missing = self._missing(cells)
-        with make_progress(missing, len(cells), max(self.workers, 1), self._phrase) as progress:
+        if self.reused and not self._resumed:
+            self._resumed = True
+            self._note("Runs of an earlier start were found; they are not done again.")
+        left = self._left(missing) if missing else []
+        with make_progress(
+            left, len(self._known) + len(left), max(self.workers, 1), self._phrase
+        ) as progress:
             if missing and not self._known:
                 first, missing = missing[:1], missing[1:]
-                self._do(first, progress, min(1, self.workers))
+                self._do(first, progress)
             if missing:
                 self._tell(missing)
-            self._do(missing, progress, self.workers)
+            self._do(missing, progress)
         return Results({cell: self._known[cell] for cell in cells})
 
     def ask(self) -> None:
@@ -210,22 +228,19 @@ class Engine:
                 found.append(cell)
         return found
 
-    def _do(self, cells: list[SpecCell], progress: Any, workers: int) -> None:
+    def _do(self, cells: list[SpecCell], progress: Any) -> None:
         def finished(cell: SpecCell, result: RunResult) -> None:
             self.store.save(cell, result)
             self._known[cell] = result
             self.done += 1
             progress.finished(cell, result)
 
-        if cells:
-            workers = min(workers, len(cells))
-            run_cells(
-                cells, self.problem, workers=workers, run=_train, started=progress.started, finished=finished
-            )
+        self._pool.run(cells, run=_train, started=progress.started, finished=finished)
 
     def _phrase(self, result: RunResult) -> str:
         """The target's score."""
-        return f"{self.problem.target} {100 * result.scores[self.problem.target]:.1f}"
+        target, metric = self.problem.target, metric_name(self.problem.metric)
+        return f"{metric} of {target} {100 * result.scores[target]:.1f}"
 
     def _tell(self, now: Iterable[SpecCell]) -> None:
         if not self._known:  # nothing was timed
@@ -243,10 +258,13 @@ class Engine:
                 raise Declined("stopped before the long part; finished runs are kept")
             self._confirmed = True
 
+    def _left(self, now: Iterable[SpecCell]) -> list[SpecCell]:
+        cells = dict.fromkeys([*now, *(cell for stage in self._expected.values() for cell in stage)])
+        return [cell for cell in cells if cell not in self._known]
+
     def _estimate(self, now: Iterable[SpecCell]) -> Estimate:
         """Of all runs that are expected, by the mean time of like runs so far, else by their cost."""
-        cells = dict.fromkeys([*now, *(cell for stage in self._expected.values() for cell in stage)])
-        left = [cell for cell in cells if cell not in self._known]
+        left = self._left(now)
         seen: dict[str, list[float]] = {}
         for cell, result in self._known.items():
             seen.setdefault(cell.method, []).append(result.seconds)

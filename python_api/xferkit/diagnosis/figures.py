@@ -34,8 +34,10 @@ def matrix_plot(report: DiagnosisReport) -> Markup | None:
         label = (c.group or ", ".join(c.sources)) + (
             f" ({c.matching})" if len(report.matrix.plan.matchings) > 1 else ""
         )
-        text = f"{difference(i)} {cell.judgement.phrase()}"
-        rows.append(Difference(label[:44], 100 * i.mean, 100 * i.half_width, _MARKS[cell.verdict], text))
+        text = f"{difference(i)} {cell.verdict.value}"
+        rows.append(
+            Difference(_short(label, 33), 100 * i.mean, 100 * i.half_width, _MARKS[cell.verdict], text)
+        )
     if not rows:
         return None
     return difference_plot(
@@ -44,6 +46,7 @@ def matrix_plot(report: DiagnosisReport) -> Markup | None:
         ticks=difference_ticks(rows),
         low_text="the sources hurt",
         high_text="the sources help",
+        label_width=260.0,
     )
 
 
@@ -53,10 +56,10 @@ def cosine_map(report: DiagnosisReport) -> Markup | None:
     order += [task for members in report.groups.values() for task in members if task in report.cosines]
     if not 2 < len(order) <= _MOST_TASKS:
         return None
-    room = max(2, 90 // len(order))
+    room = max(2, int(min(96, 752 / len(order)) / 8))
     table = HeatMap(
         "Mean cosine, hundredths",
-        tuple(_short(name, 17) for name in order),
+        tuple(_short(name, 15) for name in order),
         tuple(_short(name, room) for name in order),
         tuple(tuple(report.cosines[a][b] for b in order) for a in order),
         marked=frozenset((i, i) for i in range(len(order))),
@@ -98,7 +101,7 @@ def conflict_maps(report: DiagnosisReport) -> list[Markup]:
     maps = []
     for c in conflicts(report):
         rows = [tuple(a - b for a, b in zip(g.cosine_by_look, g.null_by_look, strict=True)) for g in c.groups]
-        names = tuple(_short(g.name, 17) for g in c.groups)
+        names = tuple(_short(g.name, 15) for g in c.groups)
         flagged = [i for i, g in enumerate(c.groups) if g.flag == "yes"]
         maps.append(
             HeatMap(
@@ -118,7 +121,7 @@ def _rows(items: Sequence[_Panel]) -> list[Sequence[_Panel]]:
 
 
 def _short(name: str, most: int = 34) -> str:
-    """The end of a long name, which tells parameters apart, or its beginning."""
+    """The end of a long name of parameters, which tells them apart; of another name the beginning."""
     if len(name) <= most:
         return name
     return "…" + name[1 - most :].lstrip(".") if "." in name else name[: most - 1] + "…"

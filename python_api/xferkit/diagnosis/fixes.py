@@ -88,6 +88,8 @@ class FixRace:
         won: test scores of the winner.
         judged: interval, p-value and verdict of the paired gains, positive: the winner is better.
         also: by other measures, test scores of the plain sum and of the winner, one a seed.
+        alone: test scores of the target trained by itself, one a seed; empty where it has no labels.
+        alone_gain: paired difference of these and the plain sum, positive: the sources hurt in the plain sum.
     """
 
     tried: list[FixTried]
@@ -97,6 +99,8 @@ class FixRace:
     won: list[float]
     judged: Judgement
     also: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    alone: list[float] = field(default_factory=list)
+    alone_gain: Interval | None = None
 
     @property
     def gain(self) -> Interval:
@@ -111,8 +115,11 @@ class FixRace:
     @property
     def sentence(self) -> str:
         """What came out, in a sentence."""
+        alone = ""
+        if self.alone_gain is not None:
+            alone = f" The target by itself against the plain sum: {_points(self.alone_gain)}."
         if self.winner.kind == "plain sum":
-            return "Plain sum is enough: no other candidate was better on development data."
+            return f"Plain sum is enough: no other candidate was better on development data.{alone}"
         note = f" ({self.judged.note})" if self.judged.note else ""
         fresh = f"on test data with {len(self.seeds)} fresh seeds"
         against = f"{self.winner.name} against the plain sum: {_points(self.gain)} {fresh}"
@@ -125,7 +132,7 @@ class FixRace:
             f"in {metric_name(name)} {_points(paired_difference(won, plain))}"
             for name, (plain, won) in self.also.items()
         ]
-        return f"{against}: {words[self.verdict][:-1]}{''.join(f'; {other}' for other in others)}."
+        return f"{against}: {words[self.verdict][:-1]}{''.join(f'; {other}' for other in others)}.{alone}"
 
 
 def _points(gain: Interval) -> str:
@@ -165,7 +172,7 @@ def candidates(problem: Problem, groups: Mapping[str, Sequence[str]]) -> list[Fi
         ("gradvac", "GradVac", "surgery"),
         ("pcgrad", "PCGrad", "surgery"),
         ("man_moe", "MAN-MoE", "mixture"),
-        ("language_gate", "MAN-MoE with a gate per language", "mixture"),
+        ("language_gate", f"MAN-MoE with a gate per {getattr(problem, 'unit', 'task')}", "mixture"),
         ("gate_weighted_pooling", "gate-weighted pooling", "mixture"),
     ):
         if method in known and len(tasks) > 1:
@@ -174,18 +181,25 @@ def candidates(problem: Problem, groups: Mapping[str, Sequence[str]]) -> list[Fi
 
 
 def race_specs(
-    problem: Problem, fixes: Sequence[Fix], race_seeds: Sequence[int], fresh_seeds: Sequence[int]
+    problem: Problem,
+    fixes: Sequence[Fix],
+    race_seeds: Sequence[int],
+    fresh_seeds: Sequence[int],
+    used: int = 0,
 ) -> list[RunSpec]:
-    """Runs of a race before it is known who goes on: the first candidates stand for the better half of each round."""
+    """Runs of a race from the round after ``used`` seeds on; every second candidate stands for the better half."""
     matching = _matching(problem)
-    found, alive, used = [], list(fixes), 0
+    found, alive = [], list(fixes)
     while used < len(race_seeds) and len(alive) > 1:
         take = race_seeds[used : used + max(1, used)]
         used += len(take)
         found += [fix.spec(seed, "dev", matching) for fix in alive for seed in take]
         # Every second one, so that dear and cheap ones are left as they were.
         alive = alive[::2]
-    return found + [fix.spec(seed, "test", matching) for fix in (fixes[0], alive[-1]) for seed in fresh_seeds]
+    last = [Fix("alone", "dropping", (problem.target,))] if problem.target in problem.tasks else []
+    return found + [
+        fix.spec(seed, "test", matching) for fix in (fixes[0], alive[-1], *last) for seed in fresh_seeds
+    ]
 
 
 def _matching(problem: Problem) -> str:
@@ -200,12 +214,13 @@ def race(
     race_seeds: Sequence[int],
     fresh_seeds: Sequence[int],
     say: Callable[[str], None] = lambda text: None,
+    expect: Callable[[list[RunSpec]], None] = lambda specs: None,
 ) -> FixRace:
     """Successive halving on development data, then the winner against the plain sum on test data with fresh seeds.
 
     The first round has one seed for every candidate, each next one as many as all before; the better half goes on, the
-    plain sum always. (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
-    Optimization", AISTATS 2016.)
+    plain sum always; of equal ones the first candidate is the better. (Jamieson and Talwalkar, "Non-stochastic Best Arm
+    Identification and Hyperparameter Optimization", AISTATS 2016.)
 
     Args:
         problem: what is trained.
@@ -214,6 +229,7 @@ def race(
         race_seeds: of the race, in the order in which rounds take them.
         fresh_seeds: of the final measurement; none of the race's.
         say: told what each round left.
+        expect: told about what runs are still to come, as each round makes them known.
 
     Raises:
         ValueError: seeds in both, no plain sum, or the plain sum itself cannot be trained.
@@ -230,25 +246,29 @@ def race(
     problems: dict[str, str] = {}
     used = 0
     while used < len(race_seeds) and len(alive) > 1:
+        expect(race_specs(problem, alive, race_seeds, fresh_seeds, used))
         take = list(race_seeds[used : used + max(1, used)])
         used += len(take)
         wanted = {fix.name: [fix.spec(seed, "dev", matching) for seed in take] for fix in alive}
         results = _results(alive, wanted, run, problems)
-        alive = [fix for fix in alive if fix.name in results]
+        alive = [fix for fix in fixes if fix.name in results]
         if plain not in alive:
             raise ValueError(f"the plain sum cannot be trained: {problems.get(plain.name, 'unknown')}")
         for fix in alive:
             scores[fix.name] += [results[fix.name][spec].scores[problem.target] for spec in wanted[fix.name]]
             rounds[fix.name] += 1
         ranked = sorted(alive, key=lambda fix: -sign * fmean(scores[fix.name]))
-        kept = ranked[: max(1, (len(ranked) + 1) // 2)]
-        alive = kept if plain in kept else [*kept, plain]
-        say(
-            f"{len(take)} more seed{'s' if len(take) > 1 else ''}: {', '.join(fix.name for fix in alive)} go on."
-        )
+        alive = ranked[: max(1, (len(ranked) + 1) // 2)]
+        alive += [plain] if plain not in alive else []
+        if used < len(race_seeds) and len(alive) > 1:
+            count = f"{used} seed{'s' if used > 1 else ''}"
+            say(f"After {count} {', '.join(fix.name for fix in alive)} go on.")
     tried = [FixTried(fix, scores[fix.name], rounds[fix.name], problems.get(fix.name, "")) for fix in fixes]
+    # Of equal ones the first goes before: the plain sum before all others.
     tried.sort(key=lambda t: (-t.rounds, -sign * fmean(t.scores) if t.scores else 0.0))
     winner = tried[0].fix if tried[0].scores else plain
+    expect([])
+    say(f"Best on development data: {winner.name}. Now on test data, with fresh seeds.")
     return _final(problem, tried, plain, winner, run, list(fresh_seeds), matching, sign)
 
 
@@ -288,7 +308,12 @@ def _final(
 ) -> FixRace:
     ours = [winner.spec(seed, "test", matching) for seed in seeds]
     base = [plain.spec(seed, "test", matching) for seed in seeds]
-    results = run([*base, *ours])
+    alone = (
+        [RunSpec((problem.target,), seed, part="test") for seed in seeds]
+        if problem.target in plain.tasks
+        else []
+    )
+    results = run([*base, *ours, *alone])
     plain_scores = [results[spec].scores[problem.target] for spec in base]
     won = [results[spec].scores[problem.target] for spec in ours]
     gains = [sign * (a - b) for a, b in zip(won, plain_scores, strict=True)]
@@ -297,4 +322,8 @@ def _final(
         name: ([results[spec].also[name] for spec in base], [results[spec].also[name] for spec in ours])
         for name in results[base[0]].also
     }
-    return FixRace(tried, winner, seeds, plain_scores, won, judged, also)
+    by_itself = [results[spec].scores[problem.target] for spec in alone]
+    against = (
+        paired_difference([sign * v for v in by_itself], [sign * v for v in plain_scores]) if alone else None
+    )
+    return FixRace(tried, winner, seeds, plain_scores, won, judged, also, by_itself, against)

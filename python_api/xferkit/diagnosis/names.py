@@ -63,6 +63,8 @@ class NameProblem(TrainedProblem):
         ValueError: the target is among the sources, or a language that is not known.
     """
 
+    unit = "language"
+
     def __init__(
         self,
         target: str,
@@ -165,6 +167,12 @@ class NameProblem(TrainedProblem):
                 for text, label in zip(names.texts, names.labels.tolist(), strict=True):
                     digest.update(f"{lang}\t{split}\t{label}\t{text}\n".encode())
         return digest.hexdigest()
+
+    unknown_token = 1
+
+    def tokenizer(self, text: str) -> list[int]:
+        """Numbers of a name's characters when all tasks are trained on, ``unknown_token`` for those too rare."""
+        return self._vocabulary.numbers(text, lowercase=self.lowercase, max_length=None)[0]
 
     def texts(self, task: str, split: SplitName = "train") -> tuple[str, ...]:
         """The names."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,12 @@ from xferkit.runs.errors import RunError
 from xferkit.transfer import Diagnosis, Estimate
 from xferkit.transfer.causes import Cause, RankedCauses, SourceClusters, capacity, gate_choice
 
-__all__ = ["DiagnosisReport", "run_diagnosis"]
+__all__ = ["FEW_EXAMPLES", "DiagnosisReport", "run_diagnosis"]
 
 Say = Callable[[str], None]
+
+#: Fewer development examples of the target are told.
+FEW_EXAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def run_diagnosis(
         ValueError: the configuration or the data are not as expected, or `out` cannot be used.
         RunError: another process writes to `out`, or a run failed.
     """
-    from xferkit.diagnosis.report import write_report
+    from xferkit.diagnosis.report import found_causes, write_report
 
     if workers is None:
         workers = num_cores()
@@ -109,8 +115,13 @@ def run_diagnosis(
     try:
         out.mkdir(parents=True, exist_ok=True)
         engine = Engine(problem, out / "cells", workers=workers, confirm=confirm, note=say)
-        with engine.store.locked():
-            return write_report(_diagnose(config, problem, engine, say), out, say)
+        with engine.store.locked(), engine:
+            report = _diagnose(config, problem, engine, say)
+            folder = "" if config.problem == "names" else f"{Path(data or '.').resolve() / config.data}, "
+            report.facts.update(data_folder=folder, command=shlex.join(sys.argv))
+            for sentence in found_causes(report):
+                say(sentence)
+            return write_report(report, out)
     except OSError as error:
         raise RunError(f"cannot write to {error.filename or out}: {error.strerror or error}") from error
 
@@ -118,8 +129,13 @@ def run_diagnosis(
 def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Say) -> DiagnosisReport:
     begin = time.monotonic()
     say(problem.describe())
+    dev = problem.sizes()[problem.target].get("dev", 0)
+    if dev < FEW_EXAMPLES:
+        say(f"Scores rest on {dev} development examples of {problem.target}: they move in coarse steps.")
     observe = [all_tasks_spec(problem, seed) for seed in config.seeds]
-    say(f"Training all tasks together and looking at their gradients: {len(observe)} runs.")
+    say(
+        f"Training all tasks together and looking at their gradients: {len(observe)} run{'s'[: len(observe) > 1]}."
+    )
     _expect(config, problem, engine, _guessed_groups(problem))
     observed = engine.run(observe)
     looked = [observed[spec] for spec in observe]
@@ -148,6 +164,7 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
             race_seeds=config.race_seeds,
             fresh_seeds=config.fresh_seeds,
             say=say,
+            expect=partial(engine.expect, "fixes"),
         )
         say(tried.sentence)
     gates, reason = _gates(config, problem, engine, matrix)
@@ -205,11 +222,12 @@ def _masked(
 
 
 def _groups(clusters: SourceClusters) -> dict[str, tuple[str, ...]]:
-    """Clusters by a name: their members where they are few, else the most typical one."""
+    """Clusters by a name: their members where they are few, else the most typical one, or how many where it is all."""
     found = {}
     for cluster in clusters.clusters:
         names = cluster.sources
         label = ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} alike"
+        label = f"all {len(names)} sources" if len(clusters.clusters) == 1 and len(names) > 3 else label
         found[label] = names
     return found
 
@@ -259,5 +277,6 @@ def _capacity(
             scores[1.0, False],
             higher_is_better=problem.higher_is_better,
             widths=("half-width", "full-width"),
+            points=problem.higher_is_better,
         )
     ], {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +11,7 @@ from typing import Any
 
 from xferkit.diagnosis.figures import conflict_curves, conflict_maps, cosine_map, matrix_plot
 from xferkit.diagnosis.fixes import FixRace
-from xferkit.diagnosis.pipeline import DiagnosisReport
+from xferkit.diagnosis.pipeline import FEW_EXAMPLES, DiagnosisReport
 from xferkit.diagnosis.problem import metric_name
 from xferkit.diagnosis.why import ELSEWHERE
 from xferkit.metrics import interval_record
@@ -23,12 +22,10 @@ from xferkit.runs.environment import hardware, source_commit, versions
 from xferkit.runs.schema import plain
 from xferkit.transfer import Verdict
 
-__all__ = ["report_json", "write_report"]
-
-_FEW_EXAMPLES = 100  # fewer development examples are told
+__all__ = ["found_causes", "report_json", "write_report"]
 
 
-def write_report(report: DiagnosisReport, folder: Path, note: Callable[[str], None]) -> Path:
+def write_report(report: DiagnosisReport, folder: Path) -> Path:
     """Write report.html, report.json, matrix.csv, matrix.tex and matrix.md; return the page."""
     content = report_json(report)
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=str) + "\n"
@@ -85,12 +82,23 @@ def _race_json(found: FixRace) -> dict[str, Any]:
         "fresh_seeds": found.seeds,
         "plain_sum": found.plain,
         "won": found.won,
+        "alone": found.alone,
+        "alone_gain": interval_record(found.alone_gain),
         "gain": interval_record(found.gain),
         "p": found.judged.p,
         "other_scores": {name: {"plain_sum": plain, "won": won} for name, (plain, won) in found.also.items()},
         "verdict": found.verdict.value,
         "sentence": found.sentence,
     }
+
+
+def found_causes(report: DiagnosisReport) -> list[str]:
+    """Sentences of all causes that were found, by group."""
+    return [
+        f"{name}: {cause.sentence()}" if name else cause.sentence()
+        for name, causes in report.causes.items()
+        for cause in causes.found
+    ]
 
 
 def _sentences(report: DiagnosisReport) -> list[str]:
@@ -149,7 +157,7 @@ def _notes(report: DiagnosisReport) -> list[str]:
     ]
     problem = report.problem
     dev = problem.sizes()[problem.target].get("dev", 0)
-    if dev < _FEW_EXAMPLES:
+    if dev < FEW_EXAMPLES:
         notes.append(
             f"The development part of {problem.target} has {dev} examples: scores move in coarse steps, and "
             "intervals over seeds say nothing of other examples."
@@ -181,7 +189,8 @@ def _facts(report: DiagnosisReport, content: dict[str, Any]) -> list[tuple[str, 
         ("Date", content["date"]),
         ("Time", f"{facts['runs']} runs, {facts['runs_reused']} from earlier starts; {duration(facts['wall_seconds'])} "
                  f"with {where}"),
-        ("Data", f"SHA-256 {facts['conditions']['data'][:16]}"),
+        ("Data", f"{facts['data_folder']}SHA-256 {facts['conditions']['data'][:16]}"),
+        ("Command", facts["command"]),
         ("Commit", source_commit() or "unknown"),
         *((name, str(value)) for name, value in {**hardware(), **versions()}.items()),
         *((name, str(value)) for name, value in plain(report.config).items()),

@@ -17,7 +17,7 @@ from xferkit.data.encoding import encode_tagging
 from xferkit.data.lexicon import EncodedTexts, Lexicon
 from xferkit.data.ragged import RaggedLabels
 from xferkit.data.records import Record
-from xferkit.data.vocabulary import CharVocabulary, LabelSet, WordVocabulary, count_words
+from xferkit.data.vocabulary import UNKNOWN, CharVocabulary, LabelSet, WordVocabulary, count_words
 from xferkit.diagnosis.batches import KnownTexts
 from xferkit.diagnosis.problem import Metric, Part, SplitName
 from xferkit.diagnosis.recipe import Recipe, scaled
@@ -96,6 +96,7 @@ class TagProblem(TrainedProblem):
     """
 
     tagging = True
+    unit = "language"
 
     def __init__(
         self,
@@ -240,6 +241,12 @@ class TagProblem(TrainedProblem):
                     words, tags = " ".join(record.tokens), " ".join(record.labels or ())
                     digest.update(f"{lang}\t{split}\t{words}\t{tags}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
+
+    unknown_token = UNKNOWN
+
+    def tokenizer(self, text: str) -> list[int]:
+        """Numbers of a sentence's words when all tasks are trained on, ``unknown_token`` for those too rare."""
+        return [self._lexicon.words.number(word) for word in text.split(" ")]
 
     def texts(self, task: str, split: SplitName = "train") -> tuple[str, ...]:
         """The sentences, with a space between tokens."""

@@ -74,6 +74,8 @@ class TrainedProblem(ABC):
 
     higher_is_better = True
     tagging = False
+    #: What a task is, for a reader.
+    unit = "task"
 
     def __init__(
         self, name: str, target: str, tasks: tuple[str, ...], recipe: Recipe, metric: Metric = "accuracy"

@@ -160,6 +160,7 @@ def _of_group(
         scope.measure(MaskOverlap.cause, lambda: _masks(masked, place))
     scope.measure(LabelShift.cause, lambda: label_shift(*_labels(problem, members)))
     scope.measure(MissingClasses.cause, lambda: missing_classes(*_labels(problem, members)))
+    scope.measure(Leakage.cause, lambda: _shared_texts(problem, members))
     scope.measure(WordCoverage.cause, lambda: _words(problem, members))
     scope.measure(InputShift.cause, lambda: _inputs(problem, members))
 
@@ -229,13 +230,21 @@ def _leakage(problem: Problem, part: SplitName) -> Cause:
     )
 
 
+def _shared_texts(problem: Problem, members: Sequence[str]) -> Cause:
+    """Of the target's training texts with those of a group: a source that is the target again teaches nothing new."""
+    return leakage(_all(problem, problem.target, "train"), [_all(problem, task, "train") for task in members])
+
+
 def _tokens(problem: Problem) -> Cause:
-    """Unknown words and their number, of every task's texts."""
-    texts = {}
-    for task in sorted({*problem.tasks, problem.target}):
-        split: SplitName = "train" if any(True for _ in problem.texts(task, "train")) else "dev"
-        texts[task] = _some(problem, [task], split, _MOST_TEXTS)
-    return token_costs(texts, problem.target)
+    """Unknown tokens, and tokens a word, under the problem's own tokenizer, on texts that it was not built from."""
+    tokenizer = getattr(problem, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError("the model has no tokenizer; unknown words tell of words")
+    tasks = sorted({*problem.tasks, problem.target})
+    texts = {task: _some(problem, [task], "dev", _MOST_TEXTS) for task in tasks}
+    return token_costs(
+        texts, problem.target, tokenizer=tokenizer, unknown=getattr(problem, "unknown_token", None)
+    )
 
 
 def _labels(problem: Problem, members: Sequence[str]) -> tuple[list[str], list[str]]:

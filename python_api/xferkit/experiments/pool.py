@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 from xferkit.experiments.cells import Cell
 from xferkit.runs.errors import RunError
 
-__all__ = ["run_cells"]
+__all__ = ["WorkerPool", "run_cells"]
 
 C = TypeVar("C", bound=Cell)
 D = TypeVar("D")
@@ -57,48 +58,84 @@ class _Failed:
         return failure
 
 
-def run_cells(
-    cells: Iterable[C],
-    data: D,
-    *,
-    workers: int,
-    run: Callable[[C, D], R],
-    started: Callable[[C], None],
-    finished: Callable[[C, R], None],
-) -> None:
-    """Run all `cells`; `finished` is called in this process as each one ends, in the order they end.
+class WorkerPool(Generic[D]):
+    """Worker processes that stay for several calls of :meth:`run`; each imports what it needs once::
+
+        with WorkerPool(data, workers=2) as pool:
+            pool.run(cells, run=train, started=print, finished=print)
+
+    They are started when there is work, and ended behind the block, or when a run failed.
 
     Args:
-        cells: the runs.
         data: what every run is given, handed to each worker once. Picklable.
         workers: processes; 0 runs everything in this one.
-        run: does one run. Picklable: a function of a module, or a partial of one.
-        started: called when a run is handed out.
-        finished: called with each result.
-
-    Raises:
-        RunError: a run failed or a worker was killed; the message names the run. Any other exception,
-            Ctrl-C above all, passes through after the workers have been ended.
     """
-    queue = iter(cells)
-    if workers == 0:
-        for cell in queue:
-            started(cell)
-            try:
-                outcome = run(cell, data)
-            except Exception as error:
-                raise _Failed.of(error).of_run(cell) from error
-            finished(cell, outcome)
-        return
-    with _executor(workers, data) as executor:
+
+    def __init__(self, data: D, workers: int) -> None:
+        self._data, self._workers = data, workers
+        self._executor: ProcessPoolExecutor | None = None
+        self._others: set[Any] = set()
+
+    def __enter__(self) -> WorkerPool[D]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(at_once=error is not None)
+
+    def run(
+        self,
+        cells: Iterable[C],
+        *,
+        run: Callable[[C, D], R],
+        started: Callable[[C], None],
+        finished: Callable[[C, R], None],
+    ) -> None:
+        """Run all `cells`; `finished` is called in this process as each one ends, in the order they end.
+
+        Args:
+            cells: the runs.
+            run: does one run. Picklable: a function of a module, or a partial of one.
+            started: called when a run is handed out.
+            finished: called with each result.
+
+        Raises:
+            RunError: a run failed or a worker was killed; the message names the run. Any other exception,
+                Ctrl-C above all, passes through after the workers have been ended.
+        """
+        queue = iter(cells)
+        if self._workers == 0:
+            for cell in queue:
+                started(cell)
+                try:
+                    outcome = run(cell, self._data)
+                except Exception as error:
+                    raise _Failed.of(error).of_run(cell) from error
+                finished(cell, outcome)
+            return
+        try:
+            with _one_thread_each():
+                self._run(queue, run, started, finished)
+        except BaseException:
+            self._end(at_once=True)
+            raise
+
+    def _run(
+        self,
+        queue: Iterator[C],
+        run: Callable[[C, D], R],
+        started: Callable[[C], None],
+        finished: Callable[[C, R], None],
+    ) -> None:
         running: dict[Future[R | _Failed], C] = {}
 
         def hand_out() -> None:
             for cell in queue:
                 started(cell)
                 with _interrupt_blocked():
-                    running[executor.submit(_run_in_worker, run, cell)] = cell
-                if len(running) >= workers:
+                    running[self._started().submit(_run_in_worker, run, cell)] = cell
+                if len(running) >= self._workers:
                     return
 
         hand_out()
@@ -112,7 +149,7 @@ def run_cells(
                     names = ", ".join(c.describe() for c in (cell, *running.values()))
                     raise RunError(
                         f"a worker process was killed (out of memory?) while these were running: {names}; "
-                        "finished runs are kept, fewer --workers need less memory."
+                        "finished runs are kept, fewer workers need less memory."
                     ) from error
                 except Exception as error:  # of what is sent, the result above all
                     raise _Failed.of(error).of_run(cell) from error
@@ -121,26 +158,57 @@ def run_cells(
                 finished(cell, ended)
             hand_out()
 
+    def _started(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            self._others = set(multiprocessing.active_children())
+            self._executor = ProcessPoolExecutor(
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(self._data,),
+            )
+        return self._executor
+
+    def _end(self, *, at_once: bool) -> None:
+        if self._executor is None:
+            return
+        if at_once:
+            for process in set(multiprocessing.active_children()) - self._others:
+                process.terminate()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = None
+
+
+def run_cells(
+    cells: Iterable[C],
+    data: D,
+    *,
+    workers: int,
+    run: Callable[[C, D], R],
+    started: Callable[[C], None],
+    finished: Callable[[C, R], None],
+) -> None:
+    """Run all `cells` by workers of their own: one :meth:`WorkerPool.run`.
+
+    Args:
+        cells, run, started, finished: as there.
+        data, workers: as of :class:`WorkerPool`.
+
+    Raises:
+        RunError: as there.
+    """
+    with WorkerPool(data, workers) as pool:
+        pool.run(cells, run=run, started=started, finished=finished)
+
 
 @contextlib.contextmanager
-def _executor(workers: int, data: object) -> Iterator[ProcessPoolExecutor]:
-    others = set(multiprocessing.active_children())
+def _one_thread_each() -> Iterator[None]:
+    """For workers that are started inside: they read these variables when they import torch."""
     saved = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))  # read by the workers when they import torch
-    executor = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(data,),
-    )
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
-        yield executor
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
+        yield
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
         for name, value in saved.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -24,6 +24,7 @@ class Capacity(Cause):
         shrinkage: narrow_gap - wide_gap, paired over seeds; positive: width closes the gap.
         widths: of both models, as words.
         confidence: of the intervals.
+        points: gaps are told in points, 100 of them a unit of the score.
     """
 
     cause: ClassVar[str] = "capacity"
@@ -32,6 +33,7 @@ class Capacity(Cause):
     shrinkage: Interval
     widths: tuple[str, str]
     confidence: float
+    points: bool = False
 
     def sentence(self) -> str:
         """One plain sentence with both gaps."""
@@ -43,9 +45,12 @@ class Capacity(Cause):
         }[self.flag]
         if self.flag == "no" and self.narrow_gap.high <= 0.0:
             start = f"The source costs nothing in the {narrow} model that width could win back"
+        scale, digits, unit = (100.0, 1, " points") if self.points else (1.0, 3, "")
+        shrinkage = Interval(scale * self.shrinkage.mean, scale * self.shrinkage.half_width, self.shrinkage.n)
         return (
-            f"{start}: {self.narrow_gap.mean:.3f} in the {narrow} model and {self.wide_gap.mean:.3f} in the "
-            f"{wide} one, a difference of {interval_text(self.shrinkage, self.confidence, digits=3)}."
+            f"{start}: {scale * self.narrow_gap.mean:.{digits}f}{unit} in the {narrow} model and "
+            f"{scale * self.wide_gap.mean:.{digits}f} in the {wide} one, a difference of "
+            f"{interval_text(shrinkage, self.confidence, digits=digits)}."
         )
 
 
@@ -57,6 +62,7 @@ def capacity(
     *,
     higher_is_better: bool = True,
     widths: tuple[str, str] = ("narrow", "wide"),
+    points: bool = False,
     confidence: float = 0.95,
 ) -> Capacity:
     """Difference of the gaps at two widths, paired over seeds; the null is that width changes nothing, 0.
@@ -73,6 +79,7 @@ def capacity(
         wide_without: without the source.
         higher_is_better: False for losses and errors.
         widths: words for both models.
+        points: tell gaps in points, 100 of them a unit of the score.
         confidence: of the intervals, in (0, 1).
 
     Raises:
@@ -102,4 +109,4 @@ def capacity(
     flags = [flag_above(gaps[0]), flag_above(gaps[2])]
     flag: Flag = "no" if "no" in flags else "not clear" if "not clear" in flags else "yes"
     effect = relative(gaps[2].mean, gaps[0].mean)
-    return Capacity(flag, effect, gaps[0], gaps[1], gaps[2], widths, confidence)
+    return Capacity(flag, effect, gaps[0], gaps[1], gaps[2], widths, confidence, points)

@@ -93,8 +93,10 @@ class GradientConflict(Cause):
         first = (
             f", and below its null from step {group.first_step} on" if group.first_step is not None else ""
         )
+        below = group.difference.mean < 0.0
+        place = "the group furthest below its null" if below else "where it is lowest against its null"
         return (
-            f"{start}: in {group.name}, the group furthest below its null, the cosine is "
+            f"{start}: in {group.name}, {place}, the cosine is "
             f"{group.cosine.mean:.2f} where two batches of one task have {group.null.mean:.2f}, a "
             f"difference of {interval_text(group.difference, self.confidence)}; it is below 0 in "
             f"{100 * group.negative_share:.0f} % of looks{first if self.flag == 'yes' else ''}."

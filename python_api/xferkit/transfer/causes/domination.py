@@ -17,9 +17,9 @@ from xferkit.transfer.causes.cause import (
     all_flags,
     finite,
     flag_above,
-    interval_text,
     relative,
 )
+from xferkit.transfer.causes.shares import share_text, times_text
 
 __all__ = ["Domination", "TaskShare", "domination"]
 
@@ -82,16 +82,16 @@ class Domination(Cause):
             "no": f"No task{' but the target' if self.target else ''} dominates: {task.name}, the first,",
             "not clear": f"It is not clear whether {task.name} dominates: it",
         }[self.flag]
-        more = [f"{np.exp(task.log_norm_ratio.mean):.2f} times the norm of the others"]
+        more = [f"{times_text(task.log_norm_ratio.mean)} the norm of the others"]
         if task.log_loss_ratio is not None:
-            more.append(f"{np.exp(task.log_loss_ratio.mean):.2f} times their loss")
+            more.append(f"{times_text(task.log_loss_ratio.mean)} their loss")
         if task.sampling_share is not None:
             more.append(f"{100 * task.sampling_share:.0f} % of the samples")
         joined = more[0] if len(more) == 1 else f"{', '.join(more[:-1])} and {more[-1]}"
         verb = ": it has" if self.flag == "yes" else " has"
         return (
             f"{start}{verb} a share of the gradient norms of "
-            f"{interval_text(task.norm_share, self.confidence, self.over)} where {task.fair_share:.2f} is "
+            f"{share_text(task.norm_share, self.confidence, self.over)} where {task.fair_share:.2f} is "
             f"fair and {task.limit:.2f} the limit, with {joined}."
         )
 

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from xferkit.metrics.intervals import Interval, t_interval
-from xferkit.transfer.causes.cause import Cause, Flag, finite, flag_above, interval_text, relative
+from xferkit.transfer.causes.cause import Cause, Flag, finite, flag_above, relative
 from xferkit.transfer.causes.rank_correlation import RankCorrelation, rank_correlation
+from xferkit.transfer.causes.shares import share_text
 
 __all__ = ["GateChoice", "SourceWeight", "gate_choice"]
 
@@ -66,12 +67,12 @@ class GateChoice(Cause):
             "not clear": "It is not clear whether the gate prefers sources that help or hurt",
         }[self.flag]
         parts = [
-            f"its largest weight for the target is {interval_text(top.weight, self.confidence)} on "
+            f"its largest weight for the target is {share_text(top.weight, self.confidence)} on "
             f"{top.name}, where equal ones are {self.uniform:.2f}"
         ]
         if self.recognition is not None:
             parts.append(
-                f"held-out texts of the sources get {interval_text(self.recognition, self.confidence)} on "
+                f"held-out texts of the sources get {share_text(self.recognition, self.confidence)} on "
                 f"their own source"
             )
         if self.correlation is not None:

@@ -123,8 +123,8 @@ class Leakage(Cause):
             )
         )
         return (
-            f"{self.leaked} of {self.size} texts of {self.probe} stand in other parts too where none "
-            f"should; {worst.part} has {worst.exact} of them and {worst.near} nearly equal{own}{example}"
+            f"{self.leaked} of {self.size} texts of {self.probe} stand in other parts too, where none "
+            f"is expected; {worst.part} has {worst.exact} of them and {worst.near} nearly equal{own}{example}"
             f"{self._among()}."
         )
 

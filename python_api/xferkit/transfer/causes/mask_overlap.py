@@ -22,7 +22,7 @@ class LayerOverlap:
     Attributes:
         name: of the layer.
         iou: intersection over union of the kept gates of target and source, mean over seeds.
-        halves: of two halves of one language.
+        halves: of two halves of one task.
         random: expected of random masks that keep as many.
     """
 
@@ -38,9 +38,9 @@ class MaskOverlap(Cause):
 
     Attributes:
         iou: intersection over union, over seeds.
-        halves: the same of two halves of one language.
+        halves: the same of two halves of one task.
         random: expected of random masks that keep as many in every site.
-        below_halves: halves - iou, paired over seeds; positive: languages share less than halves of one.
+        below_halves: halves - iou, paired over seeds; positive: tasks share less than halves of one.
         above_random: iou - random, paired over seeds.
         p_values: of each seed, of random masks overlapping as much.
         layers: of each layer with a number.
@@ -61,11 +61,11 @@ class MaskOverlap(Cause):
         """One plain sentence with the overlap and both of its nulls."""
         start = {
             "yes": "Target and source keep other parts of the model",
-            "no": "Target and source keep the same parts of the model as halves of one language do",
+            "no": "Target and source keep the same parts of the model as halves of one task do",
             "not clear": "It is not clear whether target and source keep other parts of the model",
         }[self.flag]
         return (
-            f"{start}: the kept gates overlap by {self.iou.mean:.2f}, those of two halves of one language by "
+            f"{start}: the kept gates overlap by {self.iou.mean:.2f}, those of two halves of one task by "
             f"{self.halves.mean:.2f}, {interval_text(self.below_halves, self.confidence)} more, and random "
             f"ones by {self.random.mean:.2f}."
         )
@@ -87,7 +87,7 @@ def mask_overlap(
 
     Args:
         across: of :func:`xferkit.masks.compare_masks`, target with source, one a seed.
-        within: of two halves of one language (the target), in the same order of seeds.
+        within: of two halves of one task (the target), in the same order of seeds.
         min_effect: difference of IoU that would matter.
         confidence: of the intervals, in (0, 1).
 

@@ -48,11 +48,12 @@ class LabelShift(Cause):
             "not clear": f"{self.target_size} and {self.source_size} labels are too few to compare their "
             "shares",
         }[self.flag]
-        a, b = self.largest_shares
+        a, b = (f"{100 * share:.0f} %" for share in self.largest_shares)
+        # Where the shares are alike, no class is apart.
+        apart = f"; most apart is {self.largest} with {a} of the target and {b} of the source" * (a != b)
         return (
             f"{start}: total variation distance {self.distance:.2f}, where labels dealt at random have "
-            f"{self.null_mean:.2f} (rarely more than {self.null_high:.2f}, p = {self.p_value:.3f}); most "
-            f"apart is {self.largest} with {100 * a:.0f} % and {100 * b:.0f} %."
+            f"{self.null_mean:.2f} (rarely more than {self.null_high:.2f}, p = {self.p_value:.3f}){apart}."
         )
 
 
@@ -79,12 +80,13 @@ class MissingClasses(Cause):
     p_value: float
 
     def sentence(self) -> str:
-        """One plain sentence with the number and its null."""
-        named = f" ({', '.join(self.missing[:3])}{', …' if len(self.missing) > 3 else ''})" * bool(
-            self.missing
-        )
+        """One plain sentence with the number and its null, if any is missing."""
+        if not self.missing:
+            every = f"all {self.classes} classes" if self.classes > 1 else "the only class"
+            return f"The source has {every} of the target."
+        named = f"{', '.join(self.missing[:3])}{', …' if len(self.missing) > 3 else ''}"
         return (
-            f"The source lacks {len(self.missing)} of the target's {self.classes} classes{named}, "
+            f"The source lacks {len(self.missing)} of the target's {self.classes} classes ({named}), "
             f"{100 * self.example_share:.0f} % of its examples, where as many examples of the target itself "
             f"would lack {self.null_mean:.1f} classes (p = {self.p_value:.3f})."
         )

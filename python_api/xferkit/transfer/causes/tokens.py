@@ -1,4 +1,4 @@
-"""What does the shared tokenizer do to the target? Unknown tokens and tokens a word, of every language."""
+"""What does the shared tokenizer do to the target? Unknown tokens and tokens a word, of every task (language)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from xferkit.transfer.causes.cause import Cause, Flag, Floats, all_flags, flag_e
 
 __all__ = ["LanguageTokens", "TokenCosts", "TokenExcess", "token_costs"]
 
-_UNKNOWN = "<unk>"
-
 
 @dataclass(frozen=True)
 class LanguageTokens:
-    """Texts of one language under the tokenizer.
+    """Texts of one task (a language, a domain) under the tokenizer.
 
     Attributes:
-        name: of the language.
+        name: of the task.
         texts, words, tokens: numbers of them.
         unknown_share: share of unknown tokens; NaN where unknown tokens have no name.
         fertility: tokens per word.
@@ -40,9 +38,9 @@ class TokenExcess:
     """What the target has more than the mean of the sources.
 
     Attributes:
-        flag: whether that is more than halves of one language differ by.
+        flag: whether that is more than halves of one task differ by.
         excess: difference of unknown shares; of fertilities, as a share of the sources' mean.
-        null_high: quantile 1 - alpha of the same between two halves of one language.
+        null_high: quantile 1 - alpha of the same between two halves of one task.
         p_value: share of halves that differ as much.
     """
 
@@ -54,11 +52,11 @@ class TokenExcess:
 
 @dataclass(frozen=True)
 class TokenCosts(Cause):
-    """All languages under one tokenizer.
+    """All tasks under one tokenizer.
 
     Attributes:
         target: name of the target.
-        languages: the target first.
+        languages: the tasks, the target first.
         fertility: excess of the target's.
         unknown: excess of the target's share of unknown tokens; None where unknown tokens have no name.
     """
@@ -84,11 +82,11 @@ class TokenCosts(Cause):
             theirs = float(np.mean([language.unknown_share for language in others]))
             unknown = (
                 f"{100 * own.unknown_share:.1f} % unknown tokens where they have {100 * theirs:.1f} % "
-                f"(halves of one language differ by {100 * self.unknown.null_high:.1f} points), and "
+                f"(halves of one task differ by {100 * self.unknown.null_high:.1f} points), and "
             )
         return (
             f"{start}: {unknown}{own.fertility:.2f} tokens a word where they have {mean:.2f} (halves of one "
-            f"language differ by {100 * self.fertility.null_high:.0f} %)."
+            f"task differ by {100 * self.fertility.null_high:.0f} %)."
         )
 
 
@@ -105,32 +103,38 @@ def token_costs(
     alpha: float = 0.05,
     seed: int = 0,
 ) -> TokenCosts:
-    """Unknown-token share and fertility (tokens / words) of each language, the target's against the sources'.
+    """Unknown-token share and fertility (tokens / words) of each task, the target's against the sources'.
 
-    The null is another split of the same language: the same differences between two random halves of it,
-    pooled over languages. *yes* and *no* as in :func:`~xferkit.transfer.causes.cause.flag_excess`, with a
+    The null is another split of the same task: the same differences between two random halves of it,
+    pooled over tasks. *yes* and *no* as in :func:`~xferkit.transfer.causes.cause.flag_excess`, with a
     margin for each measure. Languages differ in fertility by their grammar too: read the sources' own spread
     in ``languages``.
 
     Args:
-        texts: of each language, at least 2 with a word; the target and one or more sources.
+        texts: of each task (a language, a domain), at least 2 with a word; the target and one or more sources.
         target: name of the target.
-        tokenizer: from a text to its tokens, **not built from these texts**. None: the words of every second
-            text of each source; the sources are then measured on their other texts.
-        unknown: the tokenizer's unknown token; None: not counted (with the default tokenizer they are).
+        tokenizer: from a text to its tokens, **not built from these texts**. None, of a model that reads words or
+            characters as they are, is refused: what its sources lack of the target's words is told by
+            :func:`~xferkit.transfer.causes.vocabulary.word_coverage`.
+        unknown: the tokenizer's unknown token; None: not counted.
         words: from a text to its words; the default cuts at white space.
-        splits: random halves of each language.
+        splits: random halves of each task.
         min_unknown: excess of the share of unknown tokens that would matter.
         min_fertility: excess of fertility that would matter, as a share of the sources'.
         alpha: quantile of the null is 1 - alpha.
         seed: of the splits.
 
     Raises:
-        ValueError: an unknown target, no source, or too few texts.
+        ValueError: no tokenizer, an unknown target, no source, or too few texts.
 
     Source: Rust et al. (2021), How good is your tokenizer?, section 3; Ács (2019), Exploring BERT's
         vocabulary.
     """
+    if tokenizer is None:
+        raise ValueError(
+            "token_costs: tokenizer must be a function from a text to its tokens, got None (word_coverage tells of "
+            "words)"
+        )
     if target not in texts or len(texts) < 2:
         raise ValueError(
             f"token_costs: texts must have the target {target} and a source, got {', '.join(texts) or 'none'}"
@@ -140,16 +144,6 @@ def token_costs(
             f"token_costs: splits must be at least 1 and alpha in (0, 1), got {splits} and {alpha}"
         )
     measured = {target: list(texts[target]), **{name: list(texts[name]) for name in texts if name != target}}
-    if tokenizer is None:
-        known = {
-            w for name in measured if name != target for text in measured[name][::2] for w in words(text)
-        }
-        measured = {name: found if name == target else found[1::2] for name, found in measured.items()}
-        unknown = _UNKNOWN
-
-        def tokenizer(text: str) -> list[str]:
-            return [word if word in known else _UNKNOWN for word in words(text)]
-
     counts = {name: _count(name, found, tokenizer, unknown, words) for name, found in measured.items()}
     languages = tuple(_language(name, count, unknown) for name, count in counts.items())
     rng = np.random.default_rng(seed)
