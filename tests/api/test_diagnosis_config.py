@@ -14,7 +14,7 @@ from xferkit.diagnosis.config import DiagnosisConfig, ProblemKind, diagnosis_con
 
 SOURCES = {"texts": ("dvd",), "names": ("de",), "tagging": ("yy",), "digits": ("mnist",)}
 PLAIN = {
-    "texts": "columns",
+    "texts": "columns, encoding",
     "names": "labelled, lowercase",
     "tagging": "labelled, caps, max_test",
     "digits": "epsilon_x, epsilon_y, label_ratio, per_class, max_train, max_test, data_seed",

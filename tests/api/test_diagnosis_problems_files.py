@@ -142,11 +142,41 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     ("files", "target", "sentence"),
     [
         ({}, "books", r"holds no file of labelled texts; expected NAME.tsv, or NAME-train.tsv with NAME-test.tsv"),
+        (
+            {"positive.txt": "x\n", "negative.txt": "y\n"},
+            "books",
+            r"holds no file of labelled texts, but 2 .txt files \(negative.txt, positive.txt\); expected a file a task "
+            r"with a text and its label in each row, NAME.tsv",
+        ),
         (GOOD, "boks", r"no file for the target 'boks' \(did you mean 'books'\?\); expected one of books, dvd"),
         ({**GOOD, "dvd.csv": "a,b\n"}, "books", r"dvd.tsv: a second file for .*'dvd', beside dvd.csv; expected one"),
         ({**GOOD, "dvd-train.tsv": rows("dvd")}, "books", r"dvd.tsv: a second file for the training part of 'dvd'"),
-        ({**GOOD, "dvd.tsv": "text\ttopic\nx\ty\n"}, "books", r"dvd.tsv:1: no column for the label \(label, class"),
+        ({**GOOD, "dvd.tsv": "text\ttopic\nx\ty\n"}, "books", r"dvd.tsv:1: no column for the label \(label, class, "
+         r"intent\) among text, topic; expected it, or --columns label=... \(in Python .*\) with the name of another"),
         ({**GOOD, "dvd.tsv": "text\tlabel\nx\tpos\n\tneg\n"}, "books", r"dvd.tsv:3: the text is empty; expected a"),
+        (
+            {**GOOD, "dvd.tsv": "text\tlabel\n\tneg\nx\t\n" + 3 * " \tpos\n"},
+            "books",
+            r"dvd.tsv:2: the text is empty; expected a text \(3 more such rows in this file\)$",
+        ),
+        (
+            {**GOOD, "dvd.tsv": "x\t\ny\t \n"},
+            "books",
+            r"dvd.tsv:1: the label is empty; expected a label \(1 more such row in this file\)$",
+        ),
+        (
+            {**GOOD, "dvd.tsv": "".join(f"text {i}\t{i / 7:.3f}\n" for i in range(150))},
+            "books",
+            r"dvd.tsv: the labels of 'dvd' have 150 different values in 150 rows, such as '0.000' and '0.143'; "
+            r"expected classes that several rows share, such as ranges of a number$",
+        ),
+        (
+            {**GOOD, "books.tsv": "".join(f"text {i}\tname of {i // 10 * 8 + i % 8}\n" for i in range(100))},
+            "books",
+            r"books.tsv: the labels of 'books' have 80 different values in 100 rows",
+        ),
+        ({"books.tsv": rows("books"), "dvd.csv": "x;pos\ny;neg\n"}, "books", r"dvd.csv:1: 1 column \(the line "
+         r"holds ';': if that is the delimiter, name it with --columns 'delimiter=;', .*; expected 2 \(1 more"),
         ({**GOOD, "dvd.tsv": "only text\n"}, "books", r"dvd.tsv:1: 1 column; expected 2"),
         ({**GOOD, "dvd.tsv": ""}, "books", r"dvd.tsv: the file holds no rows; expected at least one text"),
         ({**GOOD, "dvd.tsv": "text\tlabel\nx\tpos\n"}, "books", r"dvd.tsv:2: 'dvd' has 1 row, .*at least 2 training"),

@@ -267,7 +267,7 @@ def study(arguments: Namespace) -> int:
 
 def diagnose(arguments: Namespace) -> int:
     """``xferkit diagnose``: by a configuration, or on a folder without one."""
-    from xferkit.cli.files import columns_of
+    from xferkit.cli.files import TEXT_COLUMNS, columns_of, config_of
     from xferkit.diagnosis.config import DiagnosisConfig, diagnosis_config
     from xferkit.diagnosis.pipeline import run_diagnosis
 
@@ -279,21 +279,22 @@ def diagnose(arguments: Namespace) -> int:
         changed["seeds"] = tuple(range(1, arguments.seeds + 1))
     if arguments.try_fixes:
         changed["try_fixes"] = True
-    data, columns = arguments.data or os.environ.get("XFER_DATA"), columns_of(arguments.columns)
+    data = arguments.data or os.environ.get("XFER_DATA")
+    reading = {"columns": columns_of(arguments.columns, TEXT_COLUMNS), "encoding": arguments.encoding}
+    reading = {name: value for name, value in reading.items() if value is not None}
     if arguments.config is not None:
-        config = diagnosis_config(arguments.config, changed)
+        config = diagnosis_config(config_of(arguments.config), changed)
     elif not data:
         raise ValueError("expected a CONFIG, or --data DIR with --target TASK")
     elif arguments.target is None:
         raise ValueError("--target is missing; expected the name of the task in question")
     else:
         config = DiagnosisConfig(**changed)  # type: ignore[arg-type]
-    if columns is not None:
+    if reading:
         if config.problem != "texts":
-            raise ValueError(
-                f"--columns is for texts; {arguments.config} is of the problem {config.problem!r}"
-            )
-        config = replace(config, options={**config.options, "columns": columns})
+            named = f"--{next(iter(reading))}"
+            raise ValueError(f"{named} is for texts; {arguments.config} is of the problem {config.problem!r}")
+        config = replace(config, options={**config.options, **reading})
     with _kept(arguments.out):
         page = run_diagnosis(
             config,
@@ -317,21 +318,21 @@ def _confirm(estimate: Estimate) -> bool:
 
 
 def diff(arguments: Namespace) -> int:
-    """``xferkit diff``: a line for each comparison."""
-    from xferkit.diagnosis.diff import compare_reports
+    """``xferkit diff``: what the reports differ in beside their gains, then a line for each comparison."""
+    from xferkit.diagnosis.diff import diff_reports
 
-    changes = compare_reports(arguments.before, arguments.after)
+    found = diff_reports(arguments.before, arguments.after)
+    for sentence in found.differences:
+        print(sentence)
     rows = []
-    for change in changes:
+    for change in found.changes:
         gains = [_points(change.before), _points(change.after)]
         overlap = {True: "overlap", False: "do not overlap", None: "-"}[change.overlap]
         rows.append([change.name, *gains, *(v or "-" for v in change.verdicts), overlap])
-    show_table(
-        ["comparison", "gain before", "after", "verdict before", "after", "intervals"], rows, numbers=2
-    )
-    changed = sum(change.changed for change in changes)
-    new, gone = sum(change.new for change in changes), sum(change.gone for change in changes)
-    print(f"{changed} of {len(changes) - new - gone} verdicts changed, {new} new, {gone} gone.")
+    if rows:
+        header = ["comparison", "gain before", "after", "verdict before", "after", "intervals"]
+        show_table(header, rows, numbers=2)
+    print(found.summary)
     return 0
 
 

@@ -156,7 +156,12 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 def _add_columns(parser: argparse.ArgumentParser, names: str) -> None:
     parser.add_argument(
-        "--columns", nargs="+", metavar="NAME=COLUMN", default=[], help=f"what is where: {names}"
+        "--columns",
+        nargs="+",
+        metavar="NAME=COLUMN",
+        default=[],
+        help=f"what is where: {names}, counted from 0; header=true or header=false; delimiter=CHARACTER, such as "
+        "'delimiter=;' (.csv)",
     )
 
 
@@ -235,7 +240,8 @@ def _add_diagnose(commands: _Commands) -> None:
         "--data", metavar="DIR", help="folder of the data (default: the variable XFER_DATA)"
     )
     diagnose.add_argument("--target", metavar="TASK", help="the task in question")
-    _add_columns(diagnose, "text and label = name or number of a column")
+    _add_columns(diagnose, "text or label = name or number of a column")
+    diagnose.add_argument("--encoding", metavar="NAME", help="of the files of texts (default: utf-8)")
     diagnose.add_argument(
         "--budget",
         choices=("quick", "pairs", "full"),

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
-from xferkit.data.errors import DataError, close_name, printable, shown, shown_list
+from xferkit.data.errors import DataError, close_name, shown, shown_list
 from xferkit.data.records import Columns, read_records
+from xferkit.diagnosis.folder_files import FORMS, NAME, find_files, without_texts
 from xferkit.diagnosis.problem import SplitName
 
-__all__ = ["Row", "TaskFiles", "find_files", "read_folder"]
+__all__ = ["Row", "TaskFiles", "alike_classes", "read_folder"]
 
-_PARTS: dict[str, SplitName] = {
-    "train": "train",
-    **dict.fromkeys(("dev", "val", "valid", "validation", "eval"), "dev"),
-    "test": "test",
-}
-_NAME = re.compile(
-    rf"(?P<task>.+?)(?:[-_.](?P<part>{'|'.join(_PARTS)}))?\.(?P<format>tsv|csv|jsonl|json)(?:\.gz)?",
-    re.IGNORECASE,
-)
-_FORMS = "NAME.tsv, or NAME-train.tsv with NAME-test.tsv (also .csv, .jsonl, and with .gz)"
 _WORDS: dict[SplitName, str] = {"dev": "development", "test": "test"}
 
 #: A text's place among ten, see :func:`_place`, says which part it is in where there is no file for that part. Places
@@ -39,6 +29,8 @@ _HALVES: dict[SplitName, frozenset[int]] = {
 }
 #: Rows that the target is scored on, at least: with fewer, one row is worth more than five points.
 _LEAST = 20
+#: Rows of a task, at least, before a class for nearly each of them is wondered at, and the share that is nearly each.
+_LEAST_FOR_CLASSES, _NEARLY_EACH = 10, 0.8
 #: Rows of a file, at least, before its first line is suspected of being a header, and words of such a line at most.
 _LEAST_FOR_HEADER, _HEADER_WORDS = 5, 4
 
@@ -90,60 +82,13 @@ class TaskFiles:
         return found.hexdigest()
 
 
-def find_files(folder: str | os.PathLike[str]) -> dict[str, dict[SplitName, str]]:
-    """The files of a folder by task and split: ``NAME-train``, ``NAME-dev``, ``NAME-test``, or ``NAME`` for all.
-
-    For ``dev`` also ``val``, ``valid``, ``validation`` or ``eval``. Other files are passed over.
-
-    Raises:
-        DataError: no such folder, no such file in it, two files for one part of a task, or a file that is called as a
-            part and has no task in its name, such as ``train.tsv``.
-    """
-    root = Path(folder)
-    try:
-        entries = sorted(entry for entry in root.iterdir() if entry.is_file())
-    except OSError as error:
-        raise DataError.at(
-            root,
-            None,
-            f"cannot be read as a folder ({error.strerror or error})",
-            "a folder with a file a task",
-        ) from None
-    found: dict[str, dict[SplitName, str]] = {}
-    for entry in entries:
-        match = _NAME.fullmatch(entry.name)
-        if match is None or entry.name.startswith("."):
-            continue
-        task, split = match["task"], _PARTS[(match["part"] or "train").lower()]
-        if match["part"] is None and task.lower() in _PARTS:
-            raise DataError.at(
-                entry,
-                None,
-                "the name says which part the file is, but not of which task",
-                _FORMS,
-                reason="no task",
-            )
-        own = found.setdefault(task, {})
-        if split in own:
-            raise DataError.at(
-                entry,
-                None,
-                f"a second file for {'the training part of ' if split == 'train' else f'{split} of '}{task!r}, "
-                f"beside {printable(os.path.basename(own[split]))}",
-                "one file for each part of a task",
-                reason="two files",
-            )
-        own[split] = str(entry)
-    if not found:
-        raise DataError.at(root, None, "holds no file of labelled texts", _FORMS, reason="no file")
-    return found
-
-
 def read_folder(
     folder: str | os.PathLike[str],
     target: str,
     tasks: Sequence[str] | None = None,
     columns: Columns | None = None,
+    *,
+    encoding: str = "utf-8",
 ) -> dict[str, TaskFiles]:
     """The tasks of a folder, the target among them.
 
@@ -153,17 +98,22 @@ def read_folder(
     training part, with the rows of equal texts. Training rows of sources are left out when the target's development or
     test part has their text.
 
+    A task of ``.json`` files without a text is passed over unless it is asked for: programs leave settings and results
+    in folders. Where no source would be left it is read, and refused.
+
     Args:
-        folder: where the files are, see :func:`find_files`.
+        folder: where the files are, see :func:`~xferkit.diagnosis.folder_files.find_files`.
         target: the task in question. It may have a test file alone: then it is a target without labels, and a half of
             the file is its development part.
         tasks: those to read beside the target; None: all.
         columns: what holds text and label, where the defaults (text and label by header, or two columns without one)
-            do not fit.
+            do not fit. A delimiter is that of .csv files; others have their own.
+        encoding: of the files.
 
     Raises:
-        DataError: a task that does not exist, a file that is not as expected, a header that was read as a row, too few
-            rows, a target of one class, or a class in a development or test part that no training part has.
+        DataError: a task that does not exist, a file that is not as expected, a header that was read as a row, a class
+            of its own for nearly each row, too few rows, a target of one class, or a class in a development or test
+            part that no training part has.
     """
     found = find_files(folder)
     for name in (target, *(tasks or ())):
@@ -177,9 +127,18 @@ def read_folder(
                 reason="unknown task",
             )
     chosen = [name for name in found if tasks is None or name in tasks or name == target]
-    read = {name: _read(found[name], columns) for name in chosen}
+    if tasks is None:
+        others = [name for name in chosen if name != target]
+        kept = [name for name in others if not without_texts(found[name], columns, encoding)]
+        chosen = [name for name in chosen if name == target or name in (kept or others)]
+    read = {
+        name: {split: _rows(path, columns, encoding) for split, path in found[name].items()}
+        for name in chosen
+    }
     if columns is None or columns.header is not False:
         _check_headers([rows for parts in read.values() for rows in parts.values()])
+    for name, parts in read.items():
+        _check_labels(name, [row for rows in parts.values() for row in rows])
     own = _split(target, found[target], read[target])
     scored = {_plain(row.text) for part in ("dev", "test") for row in own.rows[part]}
     split = {
@@ -192,14 +151,48 @@ def read_folder(
     return split
 
 
-def _read(files: Mapping[SplitName, str], columns: Columns | None) -> dict[SplitName, tuple[Row, ...]]:
-    return {
-        split: tuple(
+def alike_classes(tasks: Mapping[str, TaskFiles]) -> list[dict[str, list[str]]]:
+    """Classes that differ in case, spaces or Unicode form alone: groups of them, by class the tasks that have it."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for name, task in tasks.items():
+        for label in sorted({row.label for rows in task.rows.values() for row in rows}):
+            groups.setdefault(_folded(label), {}).setdefault(label, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _folded(label: str) -> str:
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+    # What does not print (a zero-width space) is no difference that a person sees.
+    return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
+
+
+def _rows(path: str, columns: Columns | None, encoding: str) -> tuple[Row, ...]:
+    if columns is not None and not path.lower().removesuffix(".gz").endswith(".csv"):
+        columns = replace(columns, delimiter=None)
+    try:
+        return tuple(
             Row(record.text, str(record.labels), path, record.line)
-            for record in read_records(path, columns=columns)
+            for record in read_records(path, columns=columns, encoding=encoding)
         )
-        for split, path in files.items()
-    }
+    except DataError as error:
+        more = _more_of(error, path, columns, encoding)
+        if not more:
+            raise
+        also = f" ({more} more such row{'' if more == 1 else 's'} in this file)"
+        raise DataError(f"{error}{also}", path=error.path, line=error.line, reason=error.reason) from None
+
+
+def _more_of(error: DataError, path: str, columns: Columns | None, encoding: str) -> int:
+    """Further rows of a file with the same fault, so that all of them can be seen to at once."""
+    if error.line is None:
+        return 0
+    reader = read_records(path, columns=columns, encoding=encoding, mode="skip", keep_rejected=0)
+    try:
+        for _ in reader:
+            pass
+    except DataError:
+        return 0  # a fault of the whole file
+    return max(0, reader.report.reasons.get(error.reason, 0) - 1)
 
 
 def _split(
@@ -258,14 +251,30 @@ def _check_headers(files: Sequence[Sequence[Row]]) -> None:
                 row.path,
                 row.line,
                 f"looks like a header, with {shown(row.text)} for the text and {shown(row.label)} for the label",
-                "columns named text and label, or the option columns with their names (header: false where it is data)",
+                "columns named text and label, or the option columns with their names, such as --columns text=review "
+                "label=stars (header=false where it is data)",
                 reason="header",
             )
 
 
+def _check_labels(name: str, rows: Sequence[Row]) -> None:
+    """Labels are classes: not a number, a name or a note of its own in nearly each row of a task."""
+    classes = list(dict.fromkeys(row.label for row in rows))
+    if len(rows) < _LEAST_FOR_CLASSES or len(classes) < _NEARLY_EACH * len(rows):
+        return
+    raise DataError.at(
+        rows[0].path,
+        None,
+        f"the labels of {name!r} have {len(classes)} different values in {len(rows)} rows, such as "
+        f"{shown(classes[0])} and {shown(classes[1])}",
+        "classes that several rows share, such as ranges of a number",
+        reason="no classes",
+    )
+
+
 def _may_be_header(rows: Sequence[Row]) -> bool:
     row = rows[0]
-    match = _NAME.fullmatch(os.path.basename(row.path))
+    match = NAME.fullmatch(os.path.basename(row.path))
     return (
         row.line == 1
         and len(rows) >= _LEAST_FOR_HEADER
@@ -307,7 +316,7 @@ def _check_sizes(task: TaskFiles, is_target: bool) -> None:
 def _check_classes(tasks: Mapping[str, TaskFiles], target: str) -> None:
     if not any(task.labelled for task in tasks.values()):
         path = next(iter(tasks[target].files.values()))
-        raise DataError.at(path, None, "there is no other task and no training file", _FORMS)
+        raise DataError.at(path, None, "there is no other task and no training file", FORMS)
     known = {row.label for task in tasks.values() for row in task.rows["train"]}
     for name, task in tasks.items():
         for split in ("dev", "test"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xferkit.data.errors import shown_list
+from xferkit.data.errors import printable, shown, shown_list
 from xferkit.data.hashing import character_grams, hash_bucket, split_words
 from xferkit.data.lexicon import EncodedTokens
 from xferkit.data.ragged import Ragged
 from xferkit.data.records import Columns
-from xferkit.diagnosis.folder import Row, TaskFiles, read_folder
+from xferkit.diagnosis.folder import Row, TaskFiles, alike_classes, read_folder
+from xferkit.diagnosis.folder_files import find_files
 from xferkit.diagnosis.ngrams import GRAM, LIMIT, MAX_WORDS, NgramTable
 from xferkit.diagnosis.problem import Metric, Part, SplitName
 from xferkit.diagnosis.recipe import Recipe, scaled
@@ -32,6 +34,8 @@ __all__ = ["BagEncoder", "TextProblem", "hashed_bag", "ngram_matrix"]
 _BUCKETS = 2**15
 _CACHED_WORDS = 2**18
 _DIM, _HIDDEN = 32, 64
+#: Classes, and groups of classes that are spelled alike, that a description names at most.
+_NAMED_CLASSES, _NAMED_GROUPS = 10, 3
 
 RECIPE = Recipe(
     steps=150,
@@ -123,8 +127,12 @@ class TextProblem(TrainedProblem):
         target: the task in question.
         tasks: those to read beside the target; None: all.
         columns: which columns hold what; also as a mapping, such as ``{"text": "review", "label": "stars"}``.
+        encoding: of the files.
         recipe: how a task alone is trained.
         metric: the score: accuracy, or the unweighted mean over classes of F1.
+
+    Attributes:
+        passed_over: files of the folder that look like those of a task and hold no text.
 
     Raises:
         DataError: as :func:`~xferkit.diagnosis.folder.read_folder` says.
@@ -138,10 +146,15 @@ class TextProblem(TrainedProblem):
         tasks: Sequence[str] | None = None,
         *,
         columns: Columns | Mapping[str, Any] | None = None,
+        encoding: str = "utf-8",
         recipe: Recipe = RECIPE,
         metric: Metric = "accuracy",
     ) -> None:
-        self.files = read_folder(folder, target, tasks, _columns(columns))
+        self.files = read_folder(folder, target, tasks, _columns(columns), encoding=encoding)
+        left = find_files(folder) if tasks is None else {}
+        self.passed_over = tuple(
+            path for name, own in left.items() if name not in self.files for path in own.values()
+        )
         names = tuple(name for name, task in self.files.items() if task.labelled)
         super().__init__("texts", target, names, recipe, metric)
         self.classes = tuple(sorted({row.label for name in names for row in self.files[name].rows["train"]}))
@@ -186,10 +199,12 @@ class TextProblem(TrainedProblem):
 
     def describe(self) -> str:
         """The problem in a few sentences."""
+        named = f" ({shown_list(self.classes)})" if len(self.classes) <= _NAMED_CLASSES else ""
         found = (
-            f"Texts of {len(self.everything)} tasks in {len(self.classes)} classes, scored on {self.target}. A bag of "
-            f"words, word pairs and character {GRAM}-grams with one hidden layer; of each text the first {MAX_WORDS} "
-            f"words are read, and of the n-grams the {len(self.ngrams.numbers)} that at least two training texts have"
+            f"Texts of {len(self.everything)} tasks in {len(self.classes)} classes{named}, scored on {self.target}. "
+            f"{self._warnings()}A bag of words, word pairs and character {GRAM}-grams with one hidden layer; of each "
+            f"text the first {MAX_WORDS} words are read, and of the n-grams the {len(self.ngrams.numbers)} that at "
+            f"least two training texts have"
             f"{' and that are the most frequent of a task' if len(self.ngrams.numbers) == LIMIT else ''}. "
             f"{self.trained()}"
         )
@@ -200,6 +215,21 @@ class TextProblem(TrainedProblem):
                 f" Left out are training rows of sources whose text stands in the development or test part of "
                 f"{self.target}: {listed}."
             )
+        return found
+
+    def _warnings(self) -> str:
+        """What a person should see before anything is trained: a space follows each sentence."""
+        found = ""
+        groups = alike_classes(self.files)
+        for group in groups[:_NAMED_GROUPS]:
+            classes = [f"{_seen(label, group)} ({shown_list(tasks)})" for label, tasks in group.items()]
+            listed = f"{', '.join(classes[:-1])} and {classes[-1]}"
+            found += f"{listed} differ only in spelling and are different classes here. "
+        if len(groups) > _NAMED_GROUPS:
+            found += f"So do {len(groups) - _NAMED_GROUPS} more groups of classes. "
+        if self.passed_over:
+            names = shown_list(printable(os.path.basename(path)) for path in self.passed_over)
+            found += f"Passed over, as no text was found there: {names}. "
         return found
 
     def fingerprint(self) -> str:
@@ -223,6 +253,13 @@ class TextProblem(TrainedProblem):
     def encode(self, task: str) -> NDArray[np.float32] | None:
         """Hashed n-grams of the training texts (of a target without any: the texts it is developed on)."""
         return ngram_matrix(self.texts(task) or self.texts(task, "dev"))
+
+
+def _seen(label: str, group: Iterable[str]) -> str:
+    """A class as it is told from others of its group: by its code points where the same characters would be shown."""
+    form = unicodedata.normalize("NFC", label)
+    twins = [other for other in group if unicodedata.normalize("NFC", other) == form]
+    return ascii(label) if len(twins) > 1 else shown(label)
 
 
 def _columns(given: Columns | Mapping[str, Any] | None) -> Columns | None:

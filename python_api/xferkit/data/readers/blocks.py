@@ -97,7 +97,10 @@ def _refuse_other_kinds(job: ReadJob, chunk: bytes) -> None:
             raise DataError.at(job.path, 1, f"the file holds {what}", expected, reason="no text")
     if chunk.startswith(_BOM.encode()) and job.encoding != "utf-8":
         raise DataError.at(
-            job.path, 1, f"a UTF-8 byte order mark in a file read as {job.encoding}", "encoding='utf-8'"
+            job.path,
+            1,
+            f"a UTF-8 byte order mark in a file read as {job.encoding}",
+            "--encoding utf-8 (in Python encoding='utf-8')",
         )
 
 
@@ -201,7 +204,8 @@ class _LineCutter:
             return Flaw(
                 f"not {name}",
                 f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line is not {name}",
-                f"{name} text (if the file has another encoding, pass it, such as encoding={other!r})",
+                f"{name} text (or the encoding that the file has, such as --encoding {other}, in Python "
+                f"encoding={other!r})",
             )
         if first:
             line = line.removeprefix(_BOM)

@@ -17,6 +17,7 @@ from xferkit.data.records import Record
 __all__ = ["ValueChecker", "decode_object", "kind_of", "make_decoder", "read_jsonl", "unwritable"]
 
 _EXPECTED = "a JSON object on each line"
+_ARRAY = f"{_EXPECTED} (`jq -c '.[]'` makes that of an array)"
 
 
 def read_jsonl(blocks: Iterator[Block], job: ReadJob, tally: Tally) -> Iterator[Record]:
@@ -77,7 +78,8 @@ def decode_object(decoder: json.JSONDecoder, line: str) -> dict[str, Any] | Flaw
     try:
         value = decoder.decode(line)
     except json.JSONDecodeError as error:
-        return Flaw("not JSON", f"not JSON at column {error.colno} ({error.msg})", _EXPECTED)
+        expected = _ARRAY if line.startswith("[") else _EXPECTED
+        return Flaw("not JSON", f"not JSON at column {error.colno} ({error.msg})", expected)
     except RecursionError:
         return Flaw("not JSON", "JSON nested too deeply", _EXPECTED)
     except _NotJSON as error:
@@ -87,7 +89,8 @@ def decode_object(decoder: json.JSONDecoder, line: str) -> dict[str, Any] | Flaw
         return Flaw("not JSON", "a number with too many digits", _EXPECTED)
     if isinstance(value, dict):
         return value
-    return Flaw("no object", f"{kind_of(value)} instead of an object", _EXPECTED)
+    expected = _ARRAY if isinstance(value, list) else _EXPECTED
+    return Flaw("no object", f"{kind_of(value)} instead of an object", expected)
 
 
 def kind_of(value: object) -> str:
@@ -151,10 +154,13 @@ class ValueChecker:
             # Looking for the nearest name takes longer than reading the row.
             self._hints -= 1
             near = close_name(given or column.names[0], value)
-        names = given or " or ".join(column.names)
-        return Flaw(
-            f"missing {kind}", f"no {kind} {wanted} among {shown_list(value)}{near}", f"the {kind} {names}"
+        among = f"among {shown_list(value)}" if value else "in an empty object"
+        expected = (
+            f"the {kind} {given}"
+            if given
+            else f"the {kind} {' or '.join(column.names)}, or {column.otherwise} with the name of another {kind}"
         )
+        return Flaw(f"missing {kind}", f"no {kind} {wanted} {among}{near}", expected)
 
     def _classified(self, line: int, values: list[Any]) -> Record | Flaw:
         text = values[0]

@@ -47,7 +47,7 @@ class WantedColumn:
     @property
     def otherwise(self) -> str:
         """How a person says which column it is."""
-        return self.remedy or f"Columns({self.argument}=...)"
+        return self.remedy or f"--columns {self.argument}=... (in Python Columns({self.argument}=...))"
 
     def among(self, names: list[str]) -> str | None:
         """The name under which it is there: the one given, exactly; else the first default, in any case."""
@@ -78,17 +78,26 @@ def missing_column(job: ReadJob, line: int, column: WantedColumn, names: list[st
     given = column.given if isinstance(column.given, str) else None
     wanted = shown(given) if given else f"for the {column.argument} ({', '.join(column.names)})"
     near = close_name(given or column.names[0], names)
-    hint = ""
-    other = [d for d in ("\t", ",", ";", "|") if len(names) == 1 and d in names[0]]
-    if other:
-        hint = f" (the line holds {other[0]!r}: is that the delimiter?)"
     return DataError.at(
         job.path,
         line,
-        f"no {kind} {wanted} among {shown_list(names)}{near}{hint}",
+        f"no {kind} {wanted} among {shown_list(names)}{near}{_other_delimiter(names, job.format)}",
         f"it, or {column.otherwise} with the name of another {kind}",
         reason=f"missing {kind}",
     )
+
+
+def _other_delimiter(cells: list[str], format: str) -> str:
+    """What may be the delimiter of a line that came as a single cell, in brackets."""
+    other = next((d for d in ("\t", ";", "|", ",") if len(cells) == 1 and d in cells[0]), None)
+    if other is None:
+        return ""
+    if format != "csv":
+        return f" (the line holds {other!r}: is that the delimiter?)"
+    if other == "\t":
+        return f" (the line holds {other!r}: is that the delimiter, as in a .tsv?)"
+    named = f"--columns 'delimiter={other}', in Python Columns(delimiter={other!r})"
+    return f" (the line holds {other!r}: if that is the delimiter, name it with {named})"
 
 
 @dataclass(frozen=True)
@@ -98,13 +107,16 @@ class Layout:
     places: list[int]  # of the wanted columns
     width: int
     names: list[str] | None  # None: no header
+    format: str
 
     def wrong_width(self, cells: list[str]) -> Flaw:
         """What is said of a row with more or fewer cells."""
         found = f"{len(cells)} column{'s' * (len(cells) != 1)}"
         if len(cells) > self.width:
             return Flaw("extra columns", f"more than {self.width} columns", self._expected())
-        return Flaw("missing columns", found, self._expected())
+        # Texts hold commas, which say nothing of a table whose columns are separated by tabs.
+        hint = _other_delimiter(cells, self.format) if self.format == "csv" else ""
+        return Flaw("missing columns", f"{found}{hint}", self._expected())
 
     def _expected(self) -> str:
         names = f" ({shown_list(self.names)})" if self.names else ""
@@ -169,15 +181,15 @@ def _named(job: ReadJob, line: int, wanted: list[WantedColumn], names: list[str]
                 reason="column named twice",
             )
         places.append(names.index(name))
-    return Layout(places, len(names), names)
+    return Layout(places, len(names), names, job.format)
 
 
 def _numbered(job: ReadJob, line: int, wanted: list[WantedColumn], width: int) -> Layout:
     if any(column.given is not None for column in wanted):
         places = [_place(job, line, column, width, i) for i, column in enumerate(wanted)]
-        return Layout(places, width, None)
+        return Layout(places, width, None, job.format)
     # Nothing says what a third column would be.
-    return Layout(list(range(len(wanted))), 2 if job.labelled else width, None)
+    return Layout(list(range(len(wanted))), 2 if job.labelled else width, None, job.format)
 
 
 def _place(job: ReadJob, line: int, column: WantedColumn, width: int, default: int = 0) -> int:
