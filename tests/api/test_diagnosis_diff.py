@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from xferkit.cli.main import main
-from xferkit.diagnosis.diff import Change, compare_reports
+from xferkit.diagnosis.diff import Change, compare_reports, diff_reports
 
 
 def cell(source: str, mean: float, verdict: str, **change: Any) -> dict[str, Any]:
@@ -25,10 +25,23 @@ def cell(source: str, mean: float, verdict: str, **change: Any) -> dict[str, Any
     }
 
 
-def written(folder: Path, *cells: Any) -> Path:
+def written(folder: Path, *cells: Any, **facts: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "report.json").write_text(json.dumps({"matrix": {"cells": list(cells)}}))
+    (folder / "report.json").write_text(json.dumps({**facts, "matrix": {"cells": list(cells)}}))
     return folder
+
+
+def facts(data: str = "0" * 64, **change: Any) -> dict[str, Any]:
+    """What a report says of itself."""
+    found: dict[str, Any] = {
+        "metric": "accuracy",
+        "target": "en",
+        "part": "dev",
+        "facts": {"conditions": {"data": data, "code": "1"}},
+        "settings": {"seeds": [1, 2, 3], "budget": "quick", "problem": {"steps": 300, "metric": "accuracy"}},
+    }
+    settings = {**found["settings"], **change.pop("settings", {})}
+    return {**found, **change, "settings": settings}
 
 
 @pytest.fixture
@@ -66,6 +79,74 @@ def test_the_last_line_counts_them_apart(two, capsys) -> None:
     assert lines[-1] == "1 of 2 verdicts changed, 2 new, 1 gone."
     assert main(["diff", str(two[0]), str(two[0] / "report.json")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "0 of 3 verdicts changed, 0 new, 0 gone."
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"data": "a" * 32 + "b" * 32},
+            "Different data: SHA-256 000000000000 before and SHA-256 aaaaaaaaaaaa after.",
+        ),
+        ({"part": "test"}, "Different part of the data: dev before and test after."),
+        ({"settings": {"seeds": [1, 2]}}, "Different seeds: 1, 2, 3 before and 1, 2 after."),
+        ({"settings": {"budget": "pairs"}}, "Different budget: quick before and pairs after."),
+        ({"settings": {"seeds": None}}, "Different seeds: 1, 2, 3 before and unknown after."),
+        ({"settings": {"problem": {"steps": 600}}}, "Other settings of the problem: steps."),
+        ({"part": "a\nb" * 99}, f"Different part of the data: dev before and {('a b' * 99)[:80]}… after."),
+        ({"metric": None}, "Different metric: accuracy before and unknown after."),
+        ({}, None),
+    ],
+)
+def test_what_else_differs_is_told_first(change, sentence, tmp_path, capsys) -> None:
+    before = written(tmp_path / "before", cell("de", 0.05, "HELPS"), **facts())
+    after = written(tmp_path / "after", cell("de", 0.05, "HELPS"), **facts(**change))
+    assert main(["diff", str(before), str(after)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[: -len(EXPECTED)] == ([sentence] if sentence else [])
+    assert [line.split("  ")[0] for line in lines[-len(EXPECTED) :]] == EXPECTED
+
+
+EXPECTED = ["comparison", "de -> en (per_task_steps)", "0 of 1 verdicts changed, 0 new, 0 gone."]
+
+
+def test_several_differences_are_told_in_order(tmp_path) -> None:
+    before = written(tmp_path / "before", **facts())
+    other = facts("f" * 64, settings={"seeds": [7], "budget": "full"})
+    found = diff_reports(before, written(tmp_path / "after", **other)).differences
+    assert [sentence.partition(":")[0] for sentence in found] == [
+        "Different data",
+        "Different seeds",
+        "Different budget",
+    ]
+
+
+@pytest.mark.parametrize(("name", "other"), [("metric", "macro_f1"), ("target", "de")])
+def test_gains_of_another_question_are_refused(name, other, tmp_path, capsys) -> None:
+    before = written(tmp_path / "before", cell("de", 0.05, "HELPS"), **facts())
+    after = written(tmp_path / "after", cell("de", 0.05, "HELPS"), **facts(**{name: other}))
+    assert main(["diff", str(before), str(after)]) == 2
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert (
+        f"the {name} is {facts()[name]} in {before / 'report.json'} and {other} in " in line
+        and not output.out
+    )
+    assert line.endswith(f"expected two reports of one {name}")
+
+
+def test_reports_without_a_common_comparison_cannot_be_compared(tmp_path, capsys) -> None:
+    before = written(tmp_path / "before", cell("de", 0.05, "HELPS"))
+    after = written(tmp_path / "after", cell("fr", 0.05, "HELPS"), cell("nl", 0.05, "HELPS"))
+    assert main(["diff", str(before), str(after)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 3 + 1
+    assert lines[-1] == "Nothing can be compared: no comparison is in both reports, 2 new, 1 gone."
+    none = str(written(tmp_path / "none"))
+    assert main(["diff", none, none]) == 0
+    assert capsys.readouterr().out == (
+        "Nothing can be compared: no comparison is in both reports, 0 new, 0 gone.\n"
+    )
 
 
 def test_a_single_seed_has_no_ends(tmp_path) -> None:

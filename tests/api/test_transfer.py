@@ -282,6 +282,7 @@ def test_pairs_share_their_runs() -> None:
     plan = make_plan(("a", "b", "c", "d"), 3)
     assert len(plan.comparisons) == 12 and plan.num_runs == 3 * (4 + 6)
     assert plan.describe() == "12 comparisons of 10 task sets, 3 seeds: 30 runs."
+    assert make_plan(("a", "b"), 1, target="a").describe() == "1 comparison of 2 task sets, 1 seed: 2 runs."
     assert plan.runs[0].tasks == ("a",) and {run.seed for run in plan.runs[:10]} == {1}
     for comparison in plan.comparisons:
         assert comparison.without_tasks == (comparison.target,)
@@ -347,7 +348,11 @@ def test_steps_of_a_run() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"tasks": "ab"}, "tasks must be a list of names"),
+        ({"tasks": "ab"}, r"tasks must be a list of names, got the single text 'ab'; expected \['ab', ...\]"),
+        ({"tasks": None}, "tasks must be a list of names, got None"),
+        ({"tasks": 3}, "tasks must be a list of names, got 3"),
+        ({"tasks": {"a", "b"}}, "got a set, which has no order"),
+        ({"groups": {"g": "b"}}, r"groups\['g'\] must be a list of names, got the single text 'b'"),
         ({"tasks": ["a"]}, "2 names or more"),
         ({"tasks": ["a", "b", "a"]}, "'a' more than once"),
         ({"tasks": ["a", ""]}, "list of names"),
@@ -368,6 +373,11 @@ def test_steps_of_a_run() -> None:
 def test_plan_refuses(change, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
         make_plan(**{"tasks": ["a", "b"], **change})
+
+
+def test_tasks_may_be_anything_in_an_order() -> None:
+    assert make_plan({"b": 1, "a": 2}.keys(), 1).tasks == ("b", "a")
+    assert make_plan(iter("ab"), 1, groups={"g": {"a", "b"}}).tasks == ("a", "b")
 
 
 def test_seeds_may_be_numpy_integers() -> None:

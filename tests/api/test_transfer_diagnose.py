@@ -70,10 +70,10 @@ def test_losses_turn_the_sign() -> None:
     answer = diagnose(Known(), TASKS, target="en", higher_is_better=False)
     verdicts = {cell.sources[0]: cell.verdict for cell in answer.cells}
     assert verdicts == {"de": Verdict.HURTS, "fr": Verdict.HELPS, "xx": Verdict.INCONCLUSIVE}
-    harm = -answer.cell("en", "de").gain
-    assert (
-        answer.sentences[0].startswith(f"de HURTS en by {harm:.3g} [") and "points" not in answer.sentences[0]
-    )
+    harm = answer.cell("en", "de").judgement.interval
+    ends = f"[{-harm.high:.4f}, {-harm.low:.4f}]"
+    assert 0.001 < harm.half_width < 0.01, "so that four decimals are two digits of it"
+    assert answer.sentences[0].startswith(f"de HURTS en by {-harm.mean:.4f} {ends} (5 seeds, ")
     mixed = diagnose(Known(), TASKS, target=["en", "de"], higher_is_better={"en": False, "de": True})
     assert mixed.cell("en", "fr").verdict is Verdict.HELPS and mixed.cell("de", "fr").points
     with pytest.raises(ValueError, match="for 'de', got None"):

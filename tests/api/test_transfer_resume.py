@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from toy_transfer import Known, Recorder, ignores_sources, per_example
 
-from xferkit.transfer import Declined, Estimate, RunError, RunProgress, diagnose, work
+from xferkit.transfer import Declined, Diagnosis, Estimate, RunError, RunProgress, diagnose, work
 from xferkit.transfer.calling import Outcome
 from xferkit.transfer.plan import make_plan
 
@@ -35,21 +35,14 @@ def train(tasks, seed):
     time.sleep({sleep})
     return known(tasks, seed)
 
-{guard}diagnose(train, ("en", "de", "fr"), target="en", out={out!r}, workers={workers})
+diagnose(train, ("en", "de", "fr"), target="en", out={out!r})
 """
 
 
-def script(tmp_path, *, sleep=0.0, workers=0, guarded=True) -> list[str]:
+def script(tmp_path, *, sleep=0.0) -> list[str]:
     path = tmp_path / "script.py"
     path.write_text(
-        SLOW.format(
-            here=str(HERE),
-            log=str(tmp_path / "log"),
-            out=str(tmp_path / "out"),
-            sleep=sleep,
-            workers=workers,
-            guard='if __name__ == "__main__":\n    ' if guarded else "",
-        )
+        SLOW.format(here=str(HERE), log=str(tmp_path / "log"), out=str(tmp_path / "out"), sleep=sleep)
     )
     return [sys.executable, str(path)]
 
@@ -97,10 +90,11 @@ def test_a_run_that_fails_loses_itself_alone(tmp_path) -> None:
     done = []
     answer = diagnose(recorded, TASKS, target="en", out=tmp_path, on_progress=done.append)
     assert len(second.calls) == 8 and not set(second.calls) & set(first.calls)
-    assert answer == whole
+    assert replace(answer, notes=whole.notes) == whole
     assert [p.done for p in done] == list(range(8, 16)) and {p.total for p in done} == {15}
     third = recorder()
-    assert diagnose(recorded, TASKS, target="en", out=tmp_path) == whole and third.calls == []
+    again = diagnose(recorded, TASKS, target="en", out=tmp_path)
+    assert replace(again, notes=whole.notes) == whole and third.calls == []
 
 
 def test_a_killed_process_loses_the_running_run_alone(tmp_path) -> None:
@@ -165,6 +159,60 @@ def test_more_seeds_tasks_and_cells_cost_what_is_new(tmp_path) -> None:
     assert count(target=None, seeds=[2, 3], confidence=0.9, higher_is_better=False) == 0
 
 
+def earlier(answer: Diagnosis) -> list[str]:
+    return [note for note in answer.notes if "of earlier calls" in note]
+
+
+def test_runs_of_earlier_calls_are_told(tmp_path) -> None:
+    def notes(seeds: int, **change: object) -> list[str]:
+        return earlier(diagnose(Known(), TASKS, seeds, target="en", out=tmp_path, **change))
+
+    unseen = "what the training reads from files, mutable globals and libraries is not checked (settings= names it)."
+    assert notes(4) == [] and notes(5) == [f"12 of 15 runs are of earlier calls; {unseen}"]
+    assert notes(5) == [f"15 of 15 runs are of earlier calls; {unseen}"]
+    (out,) = (p for p in files(tmp_path) if p.name.startswith("en-own-seed1-"))
+    for path in files(tmp_path):
+        if path != out:
+            path.unlink()
+    assert notes(5) == [f"1 of 15 runs is of earlier calls; {unseen}"]
+
+
+def test_runs_that_are_not_used_are_told_with_what_changed(tmp_path) -> None:
+    def notes(train=ignores_sources, seeds=2, **change: object) -> list[str]:
+        return earlier(diagnose(train, ("en", "de"), seeds, target="en", out=tmp_path, **change))
+
+    since = "not used, since what decides the result has changed: "
+    assert notes(seeds=[1]) == []
+    assert notes(settings={"data": 2}, seeds=[1]) == [f"2 runs of earlier calls are {since}settings."]
+    held = functools.partial(keyed, rate=0.1)
+    (note,) = notes(held, [1])
+    assert note.startswith("2 runs of") and "toy_transfer.ignores_sources" in note and "keyed" in note
+    assert notes(functools.partial(keyed, rate=0.2), [1])[0].endswith("changed: train_fn or what it holds.")
+    (used,) = notes(held, [1])
+    assert "2 of 2 runs are of earlier calls" in used
+    for path in files(tmp_path):
+        content = json.loads(path.read_text())
+        content["conditions"] = {"train_fn": "as of old", "settings": "{}"}
+        path.write_text(json.dumps(content))
+    first = notes(functools.partial(keyed, rate=0.3), [1])
+    assert first == [f"2 runs of earlier calls are {since}train_fn or what it holds."], (
+        "a file of another version"
+    )
+    files(tmp_path)[0].write_text("{")
+    assert len(notes(functools.partial(keyed, rate=0.4), [1])) == 1
+
+
+def test_runs_of_other_tasks_are_not_called_changed(tmp_path) -> None:
+    """The names of their files are the same: four of the tasks, and that there are more."""
+    tasks = tuple("abcdef")
+    first = diagnose(ignores_sources, tasks, 1, target="a", budget="full", out=tmp_path)
+    for path in files(tmp_path):
+        if json.loads(path.read_text())["cell"]["tasks"] == list("abcdf"):
+            path.unlink()
+    second = diagnose(ignores_sources, tasks, 1, target="a", budget="full", out=tmp_path)
+    assert len(earlier(second)) == 1 and second.cells == first.cells
+
+
 def test_other_settings_do_not_mix(tmp_path) -> None:
     def count(train=None, **change: object) -> int:
         begin = len(files(tmp_path))
@@ -211,14 +259,6 @@ def test_workers_give_the_same_answer(tmp_path) -> None:
     parallel = diagnose(known, TASKS, 2, target="en", workers=2, out=tmp_path)
     assert len(lines(tmp_path / "log")) == 6
     assert parallel == diagnose(Known(), TASKS, 2, target="en")
-
-
-def test_a_script_without_its_guard_gets_a_sentence(tmp_path) -> None:
-    process = subprocess.run(
-        script(tmp_path, workers=1, guarded=False), capture_output=True, text=True, check=False, timeout=60
-    )
-    assert process.returncode != 0 and not files(tmp_path / "out")
-    assert 'put the call under `if __name__ == "__main__":`' in process.stderr
 
 
 # The time that is left
@@ -309,7 +349,8 @@ def test_an_estimate_that_grows_is_asked_for_later(monkeypatch) -> None:
 def test_scores_per_example_survive_the_disk(tmp_path) -> None:
     first = diagnose(per_example, ("en", "fr"), 2, out=tmp_path)
     second = diagnose(per_example, ("en", "fr"), 2, out=tmp_path)
-    assert first == second and second.cells[0].examples is not None
+    assert first.cells == second.cells and first.scores == second.scores
+    assert second.cells[0].examples is not None
 
 
 def test_names_make_no_paths(tmp_path) -> None:

@@ -311,7 +311,8 @@ def diagnose(arguments: Namespace) -> int:
 
 
 def _confirm(estimate: Estimate) -> bool:
-    left = f"{estimate.runs_left} runs are left, about {estimate.seconds_left / 3600:.1f} hours"
+    runs = f"{estimate.runs_left} run{' is' if estimate.runs_left == 1 else 's are'}"
+    left = f"{runs} left, about {estimate.seconds_left / 3600:.1f} hours"
     if not sys.stdin.isatty():
         raise ValueError(f"{left}; expected --yes to go on, or a smaller --budget or --seeds")
     return input(f"{left}. Go on? [y/N] ").strip().lower() in ("y", "yes")

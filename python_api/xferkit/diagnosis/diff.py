@@ -1,16 +1,28 @@
-"""Two reports of one question, compared: which gains and verdicts changed."""
+"""Two reports of one question, compared: which gains and verdicts changed, and what else differs between them."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xferkit.runs.files import read_json
 
-__all__ = ["Change", "compare_reports"]
+__all__ = ["Change", "ReportDiff", "compare_reports", "diff_reports"]
+
+# What decides the numbers of a report, and the keys under which it says so. Gains of two metrics or targets cannot be
+# compared.
+_QUESTION: tuple[tuple[str, tuple[str, ...]], ...] = (("metric", ("metric",)), ("target", ("target",)))
+_CONDITIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("part of the data", ("part",)),
+    ("data", ("facts", "conditions", "data")),
+    ("seeds", ("settings", "seeds")),
+    ("budget", ("settings", "budget")),
+)
+_HASH_DIGITS, _MOST_CHARACTERS = 12, 80
 
 
 @dataclass(frozen=True)
@@ -46,15 +58,68 @@ class Change:
         return self.after is None
 
 
-def compare_reports(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Change]:
-    """Changes from report `a` to report `b`, each a folder of a diagnosis or its report.json.
+@dataclass(frozen=True)
+class ReportDiff:
+    """Two reports side by side.
+
+    Attributes:
+        differences: a sentence for each thing that differs beside the gains: part of the data, data, seeds, budget,
+            settings of the problem.
+        changes: one a comparison of either report.
+    """
+
+    differences: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+    @property
+    def summary(self) -> str:
+        """How many verdicts changed, or that no comparison is in both reports."""
+        new, gone = sum(c.new for c in self.changes), sum(c.gone for c in self.changes)
+        both = len(self.changes) - new - gone
+        if not both:
+            return f"Nothing can be compared: no comparison is in both reports, {new} new, {gone} gone."
+        return f"{sum(c.changed for c in self.changes)} of {both} verdicts changed, {new} new, {gone} gone."
+
+
+def diff_reports(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> ReportDiff:
+    """What changed from report `a` to report `b`, each a folder of a diagnosis or its report.json.
+
+    Args:
+        a: the one before.
+        b: the one after.
 
     Raises:
-        ValueError: no report there, none of a diagnosis, or one whose comparisons lack a part or hold another type.
+        ValueError: no report there, none of a diagnosis, one whose comparisons lack a part or hold another type, or
+            reports of different metrics or targets.
     """
-    sides = [_cells(path) for path in (a, b)]
-    names = list(dict.fromkeys([*sides[0], *sides[1]]))
-    return [_change(name, sides[0].get(name), sides[1].get(name)) for name in names]
+    contents = [_content(path) for path in (a, b)]
+    sides = [_cells(file, content) for file, content in contents]
+    before, after = (content for _, content in contents)
+    for name, keys in _QUESTION:
+        values = [_at(content, keys) for content in (before, after)]
+        if None not in values and values[0] != values[1]:
+            raise ValueError(
+                f"the {name} is {_shown(values[0])} in {contents[0][0]} and {_shown(values[1])} in {contents[1][0]}; "
+                f"expected two reports of one {name}"
+            )
+    differences = []
+    for name, keys in (*_QUESTION, *_CONDITIONS):
+        values = [_at(content, keys) for content in (before, after)]
+        if values[0] != values[1]:
+            differences.append(f"Different {name}: {_shown(values[0])} before and {_shown(values[1])} after.")
+    differences += _settings(before, after)
+    names = dict.fromkeys([*sides[0], *sides[1]])
+    changes = (_change(name, sides[0].get(name), sides[1].get(name)) for name in names)
+    return ReportDiff(tuple(differences), tuple(changes))
+
+
+def compare_reports(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Change]:
+    """The changes of :func:`diff_reports`.
+
+    Raises:
+        ValueError: as there.
+    """
+    return list(diff_reports(a, b).changes)
 
 
 @dataclass(frozen=True)
@@ -67,10 +132,39 @@ class _Cell:
     verdict: str
 
 
-def _cells(path: str | os.PathLike[str]) -> dict[str, _Cell]:
+def _content(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
     file = Path(path)
     file = file / "report.json" if file.is_dir() else file
-    content = read_json(file)
+    return file, read_json(file)
+
+
+def _at(content: Any, keys: tuple[str, ...]) -> Any:
+    """A value inside a report; None where it has none."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _settings(before: Any, after: Any) -> list[str]:
+    old, new = (_at(content, ("settings", "problem")) for content in (before, after))
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return []
+    named = [name for name, _ in _QUESTION]
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in named]
+    return [f"Other settings of the problem: {', '.join(names)}."] if names else []
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if re.fullmatch("[0-9a-f]{64}", text):
+        return f"SHA-256 {text[:_HASH_DIGITS]}"
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + "…"
+
+
+def _cells(file: Path, content: dict[str, Any]) -> dict[str, _Cell]:
     matrix = content.get("matrix")
     cells = matrix.get("cells") if isinstance(matrix, dict) else None
     if not isinstance(cells, list):

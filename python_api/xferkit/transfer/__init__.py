@@ -8,7 +8,7 @@
         ...  # train `tasks` together, any framework; return the test score of each
 
     answer = diagnose(train_fn, ["en", "de", "fr"], seeds=5, target="en", out="runs")
-    print(answer.table(), *answer.sentences, sep="\\n")
+    print(answer)
 
 Nothing here imports a deep learning framework.
 """

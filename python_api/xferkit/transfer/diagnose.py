@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
+import dataclasses
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xferkit.experiments.cells import CellStore
-from xferkit.runs.errors import RunError
-from xferkit.transfer.calling import (
-    CallStyle,
-    Outcome,
-    call_style,
-    decode_outcome,
-    require_picklable,
-)
+from xferkit.transfer.calling import CallStyle, call_style, require_picklable
 from xferkit.transfer.diagnosis import Diagnosis, assemble
+from xferkit.transfer.guard import refuse_in_worker
 from xferkit.transfer.identity import function_conditions, settings_text
-from xferkit.transfer.plan import Budget, Matching, Plan, Run, make_plan
+from xferkit.transfer.kept import finished_runs, opened
+from xferkit.transfer.plan import Budget, Matching, counted, make_plan
 from xferkit.transfer.work import Estimate, RunProgress, Work
 
 __all__ = ["diagnose"]
@@ -62,14 +53,18 @@ def diagnose(
     every run; their mean is the score, and the cell gets a bootstrap interval over test examples too.
 
     With `out`, every finished run is a file there; the same call after a stop, a kill or a power cut does what is
-    missing. A run is used again only where its tasks, seed and matching, the text of ``train_fn``, what it holds and
-    `settings` are the same, so more seeds, tasks or a larger budget cost only what is new. Objects count by their
-    fields at the call: one that keeps what it has done is another one at the next call. Without `settings`, a note
-    names what ``train_fn`` holds and cannot be seen.
+    missing. A run is used again only where nothing that is seen to decide it has changed, so more seeds, tasks or a
+    larger budget cost only what is new. Seen are its tasks, seed and matching, `settings`, the text of ``train_fn`` and
+    what it holds, and of the code that it names outside of libraries: functions, classes and constants, and those that
+    these name (numbers, texts, paths, tuples of them; also in modules of yours). Not seen are files, mutable globals
+    (lists, dictionaries, objects) and libraries: `settings` is the place to name these. Objects that ``train_fn`` holds
+    count by their fields at the call: one that keeps what it has done is another one at the next call. A note says how
+    many runs are of earlier calls, how many are not used and what changed since, and, without `settings`, what
+    ``train_fn`` holds that cannot be seen.
 
     Args:
         train_fn: the training. With `workers`, picklable: a function of a module, or a partial of one.
-        tasks: two or more names.
+        tasks: a list of two or more names.
         seeds: how many (1 to n), or which.
         target: the task in question, or several; None: each one.
         budget: ``pairs``: each source with the target; ``groups``: `groups` alone; ``full``: pairs, all tasks,
@@ -81,15 +76,17 @@ def diagnose(
         confidence: of each interval, and 1 minus the chance that any verdict is false; in (0, 1).
         out: folder of finished runs; None: they are kept nowhere.
         settings: what else decides results (data, sizes, versions), plain JSON values: other ones, other runs.
-        workers: processes of one thread each; 0: none, everything in this process.
+        workers: processes of one thread each; 0: none, everything in this process. Each imports the script that calls,
+            so there the call stands under ``if __name__ == "__main__":``.
         on_progress: called when a run ended.
         confirm: asked when, after a timed first run, more than an hour is left; False stops. None: go on.
 
     Raises:
         ValueError: an argument is not as expected.
         Declined: `confirm` said no.
-        RunError: a run failed or returned something else (the message names the run), another process writes to
-            `out`, or it cannot be written to. Finished runs are kept.
+        RunError: a run failed or returned something else (the message names the run, the cause shows where), the script
+            lacks its guard, another process writes to `out`, or it cannot be written to. Finished runs are kept.
+        KeyboardInterrupt: Ctrl-C; with `out` it carries a note on what is kept.
     """
     style = call_style(train_fn)
     chosen = _matchings(style, matchings, budget)
@@ -101,15 +98,21 @@ def diagnose(
         raise ValueError(f"workers must be 0 or more, got {workers!r}")
     settings_text(settings)
     if workers:
-        _refuse_in_worker()
+        refuse_in_worker()
         require_picklable(train_fn)
     notes: list[str] = []
     conditions = {} if out is None else function_conditions(train_fn, settings, notes.append)
-    with _opened(out, conditions, notes) as store:
-        outcomes = _finished_runs(plan, store)
-        Work(plan, outcomes, store, workers, on_progress, confirm).do((train_fn, style))
-    notes = [*_method_notes(plan, confidence, style), *notes]
-    return assemble(plan, outcomes, higher_is_better=direction, confidence=confidence, notes=notes)
+    with opened(out, conditions, notes) as store:
+        outcomes = finished_runs(plan, store, notes)
+        try:
+            Work(plan, outcomes, store, workers, on_progress, confirm).do((train_fn, style))
+        except KeyboardInterrupt as stop:
+            if out is not None:
+                kept = f"{counted(len(outcomes), 'run')} {'is' if len(outcomes) == 1 else 'are'}"
+                stop.add_note(f"{kept} kept in {os.fspath(out)}; the same call goes on.")
+            raise
+    answer = assemble(plan, outcomes, higher_is_better=direction, confidence=confidence)
+    return dataclasses.replace(answer, notes=(*_method_notes(answer, style), *notes))
 
 
 def _matchings(
@@ -139,55 +142,22 @@ def _directions(given: bool | Mapping[str, bool], targets: Sequence[str]) -> dic
     return {task: given[task] for task in targets}
 
 
-@contextlib.contextmanager
-def _opened(
-    out: str | os.PathLike[str] | None, conditions: Mapping[str, str], notes: list[str]
-) -> Iterator[CellStore[Run, Outcome] | None]:
-    if out is None:
-        yield None
-        return
-    try:
-        store = CellStore[Run, Outcome](
-            Path(out) / "runs",
-            conditions,
-            decode=decode_outcome,
-            stem=_stem,
-            warn=notes.append,
-            owner="diagnosis",
-        )
-        with store.locked():
-            yield store
-    except OSError as error:
-        raise RunError(f"cannot write to {error.filename or out}: {error.strerror or error}") from error
-
-
-def _stem(run: Run) -> str:
-    names = "+".join(re.sub(r"[^A-Za-z0-9_-]", "_", task)[:16] for task in run.tasks[:4])
-    return f"{names}{'+more' if len(run.tasks) > 4 else ''}-{run.matching}-seed{run.seed}"
-
-
-def _finished_runs(plan: Plan, store: CellStore[Run, Outcome] | None) -> dict[Run, Outcome]:
-    if store is None:
-        return {}
-    return {run: outcome for run in plan.runs if (outcome := store.load(run)) is not None}
-
-
-def _refuse_in_worker() -> None:
-    # A worker imports the script that started it; without the guard it would start workers itself.
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RunError(
-            "diagnose with workers was called while a worker was importing the script; put the call under "
-            '`if __name__ == "__main__":`'
-        )
-
-
-def _method_notes(plan: Plan, confidence: float, style: CallStyle) -> list[str]:
-    percent = f"{100.0 * confidence:g} %"
+def _method_notes(answer: Diagnosis, style: CallStyle) -> list[str]:
+    plan, percent = answer.plan, f"{100.0 * answer.confidence:g} %"
+    several = len(plan.comparisons) > 1
+    verdicts = (
+        f"verdicts hold for all {len(plan.comparisons)} comparisons together (Holm)"
+        if several
+        else "the verdict is that of the one comparison"
+    )
     notes = [
         f"Gains are paired over seeds {', '.join(map(str, plan.seeds))}; intervals are {percent} Student t-intervals "
-        f"of one comparison each; verdicts hold for all {len(plan.comparisons)} comparisons together (Holm).",
+        f"of one comparison each; {verdicts}."
+        if len(plan.seeds) > 1
+        else f"Gains are of seed {plan.seeds[0]} alone; one seed has no interval and no verdict.",
         "A negative gain means that the source hurts; the negative transfer gap is minus the gain, in the score "
         "returned.",
+        _unit_note(answer),
     ]
     if plan.matchings == ("own",):
         notes.append(
@@ -197,3 +167,13 @@ def _method_notes(plan: Plan, confidence: float, style: CallStyle) -> list[str]:
     elif style == "plain":
         notes.append(f"That training follows {plan.matchings[0]} is the caller's word; it was not checked.")
     return notes
+
+
+def _unit_note(answer: Diagnosis) -> str:
+    """In which unit gains are told; the numbers themselves do not say it."""
+    raw = list(dict.fromkeys(cell.target for cell in answer.cells if not cell.points))
+    if not raw:
+        return "Gains are told in points: hundredths of the score returned."
+    of = "" if len(raw) == len(answer.plan.targets) else f" of {', '.join(raw)}"
+    rest = ", the others in points (hundredths of it)" if of else ""
+    return f"Gains{of} are told in the unit of the score returned{rest}."

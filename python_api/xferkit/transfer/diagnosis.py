@@ -15,7 +15,7 @@ from xferkit.transfer.bootstrap import ExampleInterval, bootstrap_examples
 from xferkit.transfer.calling import Outcome
 from xferkit.transfer.cells import Cell, Score, cell_record, csv_record
 from xferkit.transfer.gap import transfer_gap
-from xferkit.transfer.plan import Comparison, Plan, Run
+from xferkit.transfer.plan import Comparison, Plan, Run, counted
 from xferkit.transfer.statistics import Verdict, judge
 
 __all__ = ["Diagnosis", "assemble"]
@@ -40,6 +40,10 @@ class Diagnosis:
     scores: tuple[Score, ...]
     confidence: float
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The table, and every cell in words."""
+        return "\n".join([self.table(), *self.sentences])
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -195,7 +199,7 @@ def _over_examples(
         for run, row in zip(side, rows, strict=True):
             if len(row) != expected:
                 raise ValueError(
-                    f"the run {run.describe()} scored {len(row)} test examples of {c.target!r} and the run "
+                    f"the run {run.describe()} scored {counted(len(row), 'test example')} of {c.target!r} and the run "
                     f"{runs[0][0].describe()} {expected}; both must score the same ones in the same order"
                 )
     if expected < 2:

@@ -1,4 +1,4 @@
-"""What decides a run's result beside the run, as far as it can be seen: the training function's text and values.
+"""What decides a run's result beside the run, as far as it can be seen: the training function's code and values.
 
 A value counts by what a worker process would be sent to build it again, so a plain object counts by its fields. No
 value is kept: the result is a hash.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import copyreg
 import functools
 import hashlib
-import inspect
 import json
 import sys
 import warnings
@@ -19,6 +18,8 @@ from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleTy
 from typing import Any
 
 import numpy as np
+
+from xferkit.transfer.own_code import MAX_PARTS, OwnCode, cell_content, functions_of, source_text
 
 __all__ = ["function_conditions", "settings_text"]
 
@@ -51,14 +52,18 @@ def function_conditions(
 
     Seen are the function's own text and what it holds: defaults, closure, arguments of :func:`functools.partial`,
     the object of a method, in whole: numbers, texts, containers, paths, fields of objects, arrays and tensors by
-    their bytes, texts of functions and classes. What it reads elsewhere (files, globals, other functions) is not,
-    nor is what cannot be copied (open files, locks, generators), a module, or an array above 64 MiB. `settings`
-    names that.
+    their bytes, texts of functions and classes. Seen is also the own code that it names, see
+    :class:`~xferkit.transfer.own_code.OwnCode`. What it reads from files, mutable globals and libraries is not, nor is
+    what cannot be copied (open files, locks, generators), a module that it holds, or an array above 64 MiB.
+    `settings` names that.
 
     Args:
         train_fn: the training.
         settings: what else decides results.
         warn: called with one sentence that names what `train_fn` holds and cannot be seen, where `settings` are none.
+
+    Returns:
+        ``train_fn``: a hash; ``settings``: as JSON; ``code``: a JSON object of hashes by the names of own code.
 
     Raises:
         ValueError: `settings` are no plain JSON values.
@@ -68,6 +73,9 @@ def function_conditions(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries, about copies that nobody makes
         text = json.dumps(look.at(train_fn), sort_keys=True)
+        code = look.own_code.parts()
+    if not look.own_code.complete:
+        look.unseen.setdefault(f"own code (beyond {MAX_PARTS:,} functions and classes)")
     if look.unseen and not settings:
         hidden = list(look.unseen)
         more = f" and {len(hidden) - _MAX_NAMED} more" if len(hidden) > _MAX_NAMED else ""
@@ -75,7 +83,8 @@ def function_conditions(
             "Finished runs are used again where train_fn is the same; changes of "
             f"{', '.join(hidden[:_MAX_NAMED])}{more} are not seen; name them in settings."
         )
-    return {"train_fn": hashlib.sha256(text.encode()).hexdigest(), "settings": named}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"train_fn": digest, "settings": named, "code": json.dumps(code, sort_keys=True)}
 
 
 class _Look:
@@ -83,9 +92,11 @@ class _Look:
 
     Attributes:
         unseen: names of what stayed opaque, in the order of the look.
+        own_code: what functions and classes name, wherever they are held.
     """
 
     def __init__(self) -> None:
+        self.own_code = OwnCode(self.at)
         self.unseen: dict[str, None] = {}
         self._path: list[str] = []
         self._above: dict[int, int] = {}
@@ -174,8 +185,9 @@ class _Look:
         return self._named({str(name): item for name, item in fields.items() if name not in cached})
 
     def _function(self, value: Any) -> list[Any]:
+        self.own_code.follow(value)
         code, defaults = value.__code__, value.__defaults__ or ()
-        text = _text(code)  # of the code, not the function, whose text would be that of one it wraps
+        text = source_text(code)  # of the code, not the function, whose text would be that of one it wraps
         names = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
         found = [
             value.__module__,
@@ -184,7 +196,7 @@ class _Look:
             [self.at(default, name) for name, default in zip(names, defaults, strict=True)],
             self._named(value.__kwdefaults__ or {}),
             [
-                self.at(_content(cell), name)
+                self.at(cell_content(cell), name)
                 for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True)
             ],
         ]
@@ -201,11 +213,12 @@ class _Look:
     def _class(self, value: type) -> list[Any]:
         """Its name and a hash of its text, its bases and its plain attributes: many objects may share them."""
         if id(value) not in self._classes:
+            self.own_code.follow(value)
             own = {n: v for n, v in vars(value).items() if not n.startswith("__") and type(v) in _SCALARS}
-            text = _text(value)
+            text = source_text(value)
             content = [text, own, [self.at(base) for base in value.__bases__]]
             if not text:
-                content.append({n: self.at(f, n) for n, v in vars(value).items() for f in _functions(v)})
+                content.append({n: self.at(f, n) for n, v in vars(value).items() for f in functions_of(v)})
             digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
             self._classes[id(value)] = (value, ["class", value.__module__, value.__qualname__, digest])
         return self._classes[id(value)][1]
@@ -259,29 +272,6 @@ class _Look:
         return [*held, self._items(items or ()), self._pairs(pairs or ())]
 
 
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # a name that is bound later
-        return None
-
-
-def _functions(attribute: Any) -> list[FunctionType]:
-    """Functions behind an attribute of a class."""
-    if isinstance(attribute, property):
-        behind = [attribute.fget, attribute.fset, attribute.fdel]
-    else:
-        behind = [getattr(attribute, "__func__", attribute)]
-    return [f for f in behind if isinstance(f, FunctionType)]
-
-
 def _short(key: Any) -> str:
     text = repr(key)
     return text if len(text) <= 40 else text[:40] + "…"
-
-
-def _text(value: Any) -> str:
-    try:
-        return inspect.getsource(value)
-    except Exception:  # typed at a prompt, compiled, or its file changed into no Python: many kinds
-        return ""

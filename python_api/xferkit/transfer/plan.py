@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index
 from typing import Literal, get_args
 
-__all__ = ["Budget", "Comparison", "Kind", "Matching", "Plan", "Run", "make_plan"]
+__all__ = ["Budget", "Comparison", "Kind", "Matching", "Plan", "Run", "counted", "make_plan"]
 
 #: How much training a task has in company, S being the steps of a task alone. ``per_task_steps``: S for each task, so
 #: the target has what it had alone and what changes is the company; ``total_steps``: S in all, S / k for each of k
@@ -27,6 +27,11 @@ Kind = Literal["pair", "group", "all", "leave_one_out", "leave_group_out"]
 Budget = Literal["groups", "pairs", "full", "leave_out", "leave_groups_out"]
 
 _MATCHINGS: tuple[Matching, ...] = get_args(Matching)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -147,10 +152,10 @@ class Plan:
 
     def describe(self) -> str:
         """The size of the plan in a sentence."""
-        sets = len(self.runs) // len(self.seeds)
+        sets = counted(len(self.runs) // len(self.seeds), "task set")
         return (
-            f"{len(self.comparisons)} comparisons of {sets} task sets, {len(self.seeds)} seeds: "
-            f"{self.num_runs} runs."
+            f"{counted(len(self.comparisons), 'comparison')} of {sets}, {counted(len(self.seeds), 'seed')}: "
+            f"{counted(self.num_runs, 'run')}."
         )
 
 
@@ -182,6 +187,10 @@ def make_plan(
     Raises:
         ValueError: names that are missing, twice there or unknown, no seed or one twice, or no comparison at all.
     """
+    if isinstance(
+        tasks, (set, frozenset)
+    ):  # its order, which runs are known by, is another one in each process
+        raise ValueError("tasks must be a list of names, got a set, which has no order")
     names = _names(tasks, "tasks", at_least=2)
     wanted = names if target is None else _names([target] if isinstance(target, str) else target, "target")
     _known(wanted, names, "target")
@@ -244,11 +253,17 @@ def _comparisons(
 
 
 def _names(given: Sequence[str], what: str, at_least: int = 1) -> tuple[str, ...]:
-    names = () if isinstance(given, str) else tuple(given)
-    if isinstance(given, str) or not all(isinstance(name, str) and name for name in names):
+    if isinstance(given, str):
+        raise ValueError(
+            f"{what} must be a list of names, got the single text {given!r}; expected [{given!r}, ...]"
+        )
+    if not isinstance(given, Iterable):
+        raise ValueError(f"{what} must be a list of names, got {given!r}")
+    names = tuple(given)
+    if not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{what} must be a list of names, got {given!r}")
     if len(names) < at_least:
-        raise ValueError(f"{what} must hold {at_least} names or more, got {list(names)}")
+        raise ValueError(f"{what} must hold {counted(at_least, 'name')} or more, got {list(names)}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{what} holds {twice[0]!r} more than once")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 from xferkit.metrics.intervals import Interval
-from xferkit.transfer.plan import Comparison
+from xferkit.transfer.plan import Comparison, counted
 from xferkit.transfer.statistics import Judgement, Verdict
 
-__all__ = ["amount", "matching_phrase", "sentence", "signed_interval", "sources_phrase"]
+__all__ = ["amount", "decimals", "matching_phrase", "sentence", "signed_interval", "sources_phrase"]
 
 _MOST_NAMES = 5
+#: Smaller numbers are written with a power of ten.
+_MOST_DECIMALS = 8
 
 _MATCHINGS = {
     "per_task_steps": "same steps per task",
@@ -19,9 +21,24 @@ _MATCHINGS = {
 }
 
 
-def amount(value: float, points: bool, *, signed: bool = False) -> str:
-    """A gain as people write it: percentage points with one decimal, or three significant digits."""
-    text = f"{100.0 * value:+.1f}" if points else f"{value:+.3g}"
+def decimals(interval: Interval, points: bool) -> int:
+    """Decimals of all numbers of a comparison, so that its half width has two digits, or a single gain three.
+
+    Points have one, and more only where that would leave nothing of the half width.
+    """
+    scale = 100.0 if points else 1.0
+    size, digits = scale * interval.half_width, 2
+    if math.isnan(size) or size <= 1e-9 * abs(scale * interval.mean):  # one seed, or the same gain in all
+        size, digits = abs(scale * interval.mean), 3
+    if size == 0.0 or (points and size >= 0.05):
+        return 1
+    return max(0, digits - 1 - math.floor(math.log10(size)))
+
+
+def amount(value: float, points: bool, places: int, *, signed: bool = False) -> str:
+    """A gain with so many decimals, in percentage points or in the unit of the score."""
+    number = 100.0 * value if points else value
+    text = f"{number:+.2e}" if places > _MOST_DECIMALS else f"{number:+.{places}f}"
     if not text.strip("+-0."):
         return text[1:]
     return text if signed or text[0] == "-" else text[1:]
@@ -31,7 +48,9 @@ def signed_interval(interval: Interval, points: bool) -> str:
     """Both ends with their signs, or nothing for a single seed."""
     if math.isnan(interval.half_width):
         return ""
-    return f"[{amount(interval.low, points, signed=True)}, {amount(interval.high, points, signed=True)}]"
+    places = decimals(interval, points)
+    ends = (amount(end, points, places, signed=True) for end in (interval.low, interval.high))
+    return f"[{', '.join(ends)}]"
 
 
 def matching_phrase(matching: str) -> str:
@@ -40,8 +59,9 @@ def matching_phrase(matching: str) -> str:
 
 
 def sources_phrase(c: Comparison) -> str:
-    """The sources by the name of their group, or one by one."""
-    return f"{c.group} ({', '.join(c.sources)})" if c.group else " + ".join(c.sources)
+    """The sources by the name of their group, which says who they are or is followed by it, or one by one."""
+    named = set(c.group.split(", ")) == set(c.sources)
+    return (c.group if named else f"{c.group} ({', '.join(c.sources)})") if c.group else " + ".join(c.sources)
 
 
 def _company(c: Comparison) -> str:
@@ -62,17 +82,17 @@ def sentence(c: Comparison, judgement: Judgement, points: bool) -> str:
     is the gain, negative where the sources seem to hurt.
     """
     i, unit = judgement.interval, " points" if points else ""
-    seeds = f"{i.n} seed{'' if i.n == 1 else 's'}"
+    places = decimals(i, points)
     place = "" if c.kind in ("pair", "group", "all") else f"Among {_company(c)}: "
-    how = matching_phrase(c.matching)
+    seeds, how = counted(i.n, "seed"), matching_phrase(c.matching)
     if judgement.verdict is Verdict.INCONCLUSIVE:
-        known = f"{amount(i.mean, points, signed=True)}{unit} {signed_interval(i, points)}".rstrip()
+        known = f"{amount(i.mean, points, places, signed=True)}{unit} {signed_interval(i, points)}".rstrip()
         return (
             f"{place}{sources_phrase(c)} on {c.target}: INCONCLUSIVE, {known} ({seeds}, {how}; "
             f"{judgement.missing()})."
         )
-    ends = sorted((abs(i.low), abs(i.high)))
+    size, low, high = (amount(abs(v), points, places) for v in (i.mean, *sorted((i.low, i.high), key=abs)))
     return (
-        f"{place}{sources_phrase(c)} {_verb(c, judgement.verdict)} {c.target} by "
-        f"{amount(abs(i.mean), points)}{unit} [{amount(ends[0], points)}, {amount(ends[1], points)}] ({seeds}, {how})."
+        f"{place}{sources_phrase(c)} {_verb(c, judgement.verdict)} {c.target} by {size}{unit} [{low}, {high}] "
+        f"({seeds}, {how})."
     )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xferkit.transfer.plan import Comparison
-from xferkit.transfer.sentences import amount, matching_phrase, signed_interval, sources_phrase
+from xferkit.transfer.sentences import amount, decimals, matching_phrase, signed_interval, sources_phrase
 from xferkit.transfer.statistics import Judgement
 
 __all__ = ["csv_text", "header", "latex", "markdown", "row", "text"]
 
-_NUMBERS = (4, 5, 6, 7, 8)
+_GAIN, _INTERVAL = 4, 5
+_NUMBERS = (_GAIN, _INTERVAL, 6, 7, 8)
+_WHOLE = re.compile(r"^[^.,\]]*")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -38,7 +41,7 @@ def row(c: Comparison, judgement: Judgement, points: bool) -> tuple[str, ...]:
         sources_phrase(c),
         c.kind.replace("_", " "),
         matching_phrase(c.matching),
-        amount(i.mean, points, signed=True),
+        amount(i.mean, points, decimals(i, points), signed=True),
         signed_interval(i, points),
         str(i.n),
         _p(judgement.p),
@@ -48,7 +51,13 @@ def row(c: Comparison, judgement: Judgement, points: bool) -> tuple[str, ...]:
 
 
 def text(rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned by spaces, numbers to the right."""
+    """Columns aligned by spaces, numbers to the right; gains and ends of intervals by their decimal points."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns[_GAIN][1:] = _by_point(columns[_GAIN][1:])
+    ends = [value.partition(" ") for value in columns[_INTERVAL][1:]]
+    lows, highs = (_by_point([end[i] for end in ends]) for i in (0, 2))
+    columns[_INTERVAL][1:] = [f"{low} {high}" for low, high in zip(lows, highs, strict=True)]
+    rows = list(zip(*columns, strict=True))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(_aligned(r, widths)).rstrip() for r in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]) + "\n"
@@ -80,6 +89,17 @@ def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(records)
     return file.getvalue()
+
+
+def _by_point(values: Sequence[str]) -> list[str]:
+    """Numbers, with the brackets and commas beside them, whose decimal points stand below each other."""
+    ends = [len(_WHOLE.sub("", value)) for value in values]  # of what begins with the point
+    left = max((len(value) - end for value, end in zip(values, ends, strict=True)), default=0)
+    right = max(ends, default=0)
+    return [
+        value[: len(value) - end].rjust(left) + value[len(value) - end :].ljust(right)
+        for value, end in zip(values, ends, strict=True)
+    ]
 
 
 def _aligned(r: Sequence[str], widths: Sequence[int]) -> list[str]:

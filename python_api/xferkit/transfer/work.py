@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ from xferkit.experiments.cells import CellStore
 from xferkit.experiments.pool import run_cells
 from xferkit.runs.errors import RunError
 from xferkit.transfer.calling import CallStyle, Outcome, train
-from xferkit.transfer.plan import Plan, Run
+from xferkit.transfer.guard import starting_workers
+from xferkit.transfer.plan import Plan, Run, counted
 
 __all__ = ["ASK_SECONDS", "Declined", "Estimate", "RunProgress", "Work"]
 
@@ -20,6 +22,13 @@ ASK_SECONDS = 3600.0
 
 class Declined(RunError):
     """The person did not want to wait; finished runs are kept."""
+
+
+class _RaisedInWorker(Exception):
+    """The traceback of a worker, as text, in the place of the exception that was raised there."""
+
+    def __str__(self) -> str:
+        return f"\n\n{self.args[0].rstrip()}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ class Work:
 
         Raises:
             Declined: `confirm` said no.
-            RunError: a run failed, or scored another number of test examples than the others.
+            RunError: a run failed (its cause is what it raised, or the traceback of the worker), or scored another
+                number of test examples than the others; or the script lacks its guard.
         """
         self._ask()
         if not self._outcomes and self._confirm is not None:
@@ -99,11 +109,18 @@ class Work:
         return [run for run in self._plan.runs if run not in self._outcomes]
 
     def _run(self, runs: Sequence[Run], given: tuple[Callable[..., Any], CallStyle]) -> None:
-        if runs:
-            workers = min(self._workers, len(runs))
-            run_cells(
-                runs, given, workers=workers, run=train, started=lambda run: None, finished=self._finished
-            )
+        if not runs:
+            return
+        workers = min(self._workers, len(runs))
+        try:
+            with starting_workers() if workers else contextlib.nullcontext():
+                run_cells(
+                    runs, given, workers=workers, run=train, started=lambda run: None, finished=self._finished
+                )
+        except RunError as error:
+            if error.details and error.__cause__ is None:
+                raise error from _RaisedInWorker(error.details)
+            raise
 
     def _finished(self, run: Run, outcome: Outcome) -> None:
         self._check_examples(run, outcome)
@@ -122,14 +139,16 @@ class Work:
         confirm, self._confirm = self._confirm, None
         if not confirm(Estimate(missing, seconds, len(self._outcomes))):
             kept = "" if self._store is None else f"; finished ones are kept in {self._store.folder}"
-            raise Declined(f"stopped before {missing} runs of about {seconds / 3600:.1f} hours{kept}.")
+            raise Declined(
+                f"stopped before {counted(missing, 'run')} of about {seconds / 3600:.1f} hours{kept}."
+            )
 
     def _check_examples(self, run: Run, outcome: Outcome) -> None:
         for task, row in outcome.examples.items():
             first, expected = self._examples.setdefault(task, (run, len(row)))
             if len(row) != expected:
                 raise RunError(
-                    f"the run {run.describe()} scored {len(row)} test examples of {task!r} and the run "
+                    f"the run {run.describe()} scored {counted(len(row), 'test example')} of {task!r} and the run "
                     f"{first.describe()} {expected}; all must score the same ones in the same order."
                 )
 
