@@ -311,6 +311,27 @@ def test_macro_f1_from_the_variable_xfer_data(
 
 
 @pytest.mark.slow
+def test_a_source_that_is_the_target_again_is_told(tmp_path: Path) -> None:
+    data, out = tmp_path / "reviews", tmp_path / "out"
+    _write_reviews(data)
+    (data / "wrong.tsv").unlink()
+    (data / "films.tsv").write_text((data / "books.tsv").read_text())
+    words = ["diagnose", "--data", str(data), "--target", "books", "--seeds", "2", "--budget", "quick"]
+    assert main([*words, "--workers", "0", "--out", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text())
+    rows = {c["cause"]: c for c in report["causes"]["films"]["causes"]}
+    size = report["sizes"]["books"]["train"]
+    assert rows["duplicates"]["flag"] == "yes"
+    assert rows["duplicates"]["sentence"].startswith(
+        f"{size} of {size} texts of books train stand in other parts"
+    )
+    # Of the parts that are scored nothing is left in the source.
+    assert all(
+        c["flag"] == "no" for c in report["causes"]["all tasks"]["causes"] if c["cause"] == "duplicates"
+    )
+
+
+@pytest.mark.slow
 def test_columns_are_named_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = tmp_path / "reviews", tmp_path / "out"
     _write_reviews(data)

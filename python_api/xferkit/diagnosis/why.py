@@ -232,6 +232,8 @@ def _leakage(problem: Problem, part: SplitName) -> Cause:
 
 def _shared_texts(problem: Problem, members: Sequence[str]) -> Cause:
     """Of the target's training texts with those of a group: a source that is the target again teaches nothing new."""
+    if problem.target not in problem.tasks:
+        raise ValueError("the target has no labelled texts that a source could repeat")
     return leakage(_all(problem, problem.target, "train"), [_all(problem, task, "train") for task in members])
 
 
