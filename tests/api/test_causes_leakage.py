@@ -142,8 +142,19 @@ def test_equal_texts_are_looked_for_everywhere_and_near_ones_among_a_sample():
     some = leakage(TextPart("t", test), [TextPart("s", train)], compared=20)
     assert (some.leaked, some.parts[0].exact, some.parts[0].size, some.size) == (5, 5, 300, 40)
     assert some.parts[0].examples[0].other_position == "s, text 291"
-    assert "nearly equal ones were looked for among 20 texts of each part" in some.sentence()
+    assert "nearly equal ones of 20 were looked for among 200 of each part" in some.sentence()
     clean = leakage(TextPart("t", unrelated(rng, 40)), [TextPart("s", unrelated(rng, 300))], compared=20)
-    assert clean.sentence().startswith("None of the 40") and "among 20 texts" in clean.sentence()
+    assert clean.sentence().startswith("None of the 40") and "among 200" in clean.sentence()
     with pytest.raises(ValueError, match="compared must be at least 2, got 1"):
         leakage(TextPart("t", test), [TextPart("s", train)], compared=1)
+
+
+def test_near_copies_in_a_large_part_are_found_in_a_sample_of_it():
+    rng = np.random.default_rng(5)
+    test, train = unrelated(rng, 100), unrelated(rng, 3000)
+    for n in range(20):
+        train[150 * n] = test[n] + " more"
+    sampled = leakage(TextPart("t", test), [TextPart("s", train)], compared=100)
+    assert sampled.parts[0].size == 3000 and sampled.parts[0].flag == "yes"
+    none = leakage(TextPart("t", unrelated(rng, 100)), [TextPart("s", unrelated(rng, 3000))], compared=100)
+    assert none.flag == "no"

@@ -99,6 +99,29 @@ def test_more_runs_than_were_told_are_told_again_and_asked_for_unless_confirmed(
     assert len(asked) == 1
 
 
+def test_a_yes_covers_what_was_told_and_not_many_times_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xferkit.diagnosis.engine.ASK_SECONDS", 0.5)
+    asked: list[Estimate] = []
+    engine, _ = _engine(tmp_path, MadeUp(), confirm=lambda e: asked.append(e) or True)
+    engine.expect("more", [RunSpec(("t",), seed) for seed in range(100, 200)])
+    engine.run([RunSpec(("t",), 1), RunSpec(("t",), 2)])
+    assert len(asked) == 1
+    engine.expect("more", [RunSpec(("t",), seed) for seed in range(100, 1100)])
+    engine.ask()
+    assert len(asked) == 2 and asked[1].runs_left == 1000
+
+
+def test_runs_on_the_disk_are_not_left(tmp_path: Path) -> None:
+    specs = [RunSpec(("t",), seed) for seed in range(5)]
+    Engine(MadeUp(), tmp_path, workers=0).run(specs)
+    engine, said = _engine(tmp_path, MadeUp())
+    engine.expect("all", specs)
+    engine.run([RunSpec(("t", "bad"), seed) for seed in range(3)])
+    assert len(said) == 1 and said[0].startswith("2 runs are left")
+
+
 def test_a_no_to_the_remedies_stops_before_any_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +259,9 @@ def test_reasons_for_what_was_not_measured_are_true(
     for group in (g for g in report["causes"] if g != "all tasks"):
         row = {c["cause"]: c["why"] for c in report["causes"][group]["not_measured"]}
         assert row["domination"] == "measured for all tasks together" and "no labels" in row["label shift"]
+        assert "--budget pairs" in row["capacity"] and "too few" in row["mask overlap"]
+    assert "no labels" in why["label shift"] and "no texts" in why["unknown words"]
+    assert not any(reason == "it does not apply" for reason in why.values())
     page = (tmp_path / "report.html").read_text()
     assert "measured for" not in page and "the cosine of" not in page.split("<h2>Why?")[0]
     assert page.count("<svg") >= 4 and "Cosine minus its null" in page and "nan" not in page
@@ -319,12 +345,11 @@ def test_a_source_that_is_the_target_again_is_told(tmp_path: Path) -> None:
     words = ["diagnose", "--data", str(data), "--target", "books", "--seeds", "2", "--budget", "quick"]
     assert main([*words, "--workers", "0", "--out", str(out)]) == 0
     report = json.loads((out / "report.json").read_text())
-    rows = {c["cause"]: c for c in report["causes"]["films"]["causes"]}
     size = report["sizes"]["books"]["train"]
-    assert rows["duplicates"]["flag"] == "yes"
-    assert rows["duplicates"]["sentence"].startswith(
-        f"{size} of {size} texts of books train stand in other parts"
-    )
+    assert report["facts"]["repeated"] == [
+        f"{size} of {size} training texts of books stand in films too, which can teach little new by them."
+    ]
+    assert "can teach little new" in (out / "report.html").read_text()
     # Of the parts that are scored nothing is left in the source.
     assert all(
         c["flag"] == "no" for c in report["causes"]["all tasks"]["causes"] if c["cause"] == "duplicates"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from xferkit.experiments.pool import run_cells
+from xferkit.experiments.pool import WorkerPool, run_cells
 from xferkit.runs.errors import RunError
 
 
@@ -125,3 +127,54 @@ def test_a_killed_worker_is_still_called_killed() -> None:
 
 def test_workers_give_what_no_workers_give() -> None:
     assert run("a", "b", "c", workers=2) == run("a", "b", "c", workers=0) == dict.fromkeys("abc", 3)
+
+
+def pid(step: Step, data: dict[str, int]) -> int:
+    return os.getpid()
+
+
+def test_workers_stay_from_one_call_to_the_next_and_end_with_the_block() -> None:
+    seen: list[int] = []
+    with WorkerPool({}, 1) as pool:
+        for name in ("a", "b"):
+            pool.run([Step(name)], run=pid, started=lambda s: None, finished=lambda s, r: seen.append(r))
+        assert len(set(seen)) == 1 and seen[0] != os.getpid()
+        assert seen[0] in {child.pid for child in multiprocessing.active_children()}
+    assert seen[0] not in {child.pid for child in multiprocessing.active_children()}
+
+
+def test_an_idle_worker_that_was_killed_is_a_sentence_and_the_pool_starts_others() -> None:
+    seen: list[int] = []
+
+    def run(pool: WorkerPool[Any]) -> None:
+        pool.run(
+            [Step("a"), Step("b")], run=pid, started=lambda s: None, finished=lambda s, r: seen.append(r)
+        )
+
+    with WorkerPool({}, 1) as pool:
+        run(pool)
+        os.kill(seen[0], signal.SIGKILL)
+        for _ in range(200):
+            if seen[0] not in {child.pid for child in multiprocessing.active_children()}:
+                break
+            time.sleep(0.02)
+        time.sleep(0.3)  # the pool looks at its workers from a thread of its own
+        with pytest.raises(RunError, match="a worker process was killed"):
+            run(pool)
+        run(pool)
+    assert len(seen) == 4 and len(set(seen)) == 2
+
+
+def test_an_error_in_what_is_told_ends_the_workers_and_no_other_process() -> None:
+    def fails(step: Step, result: int) -> None:
+        raise KeyError("told")
+
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(30,))
+    before = set(multiprocessing.active_children())
+    with WorkerPool({}, 2) as pool:
+        other.start()
+        with pytest.raises(KeyError):
+            pool.run([Step("a"), Step("b")], run=pid, started=lambda s: None, finished=fails)
+        assert set(multiprocessing.active_children()) - before == {other}
+    other.terminate()
+    other.join()

@@ -154,7 +154,7 @@ class Engine:
         self._expected: dict[str, list[SpecCell]] = {}
         self._told: float | None = None
         self._resumed = False
-        self._confirmed = False
+        self._confirmed = 0.0
 
     def __enter__(self) -> Engine:
         return self
@@ -170,7 +170,8 @@ class Engine:
 
         Runs that will only be known by what comes out may be stood for by others that take as long.
         """
-        self._expected[stage] = list(dict.fromkeys(SpecCell.of(spec) for spec in specs))
+        cells = dict.fromkeys(SpecCell.of(spec) for spec in specs)
+        self._expected[stage] = [cell for cell in cells if not self.store.path(cell).exists()]
 
     def run(self, specs: Iterable[RunSpec]) -> Results:
         """Results of all runs, those of earlier starts included.
@@ -253,10 +254,10 @@ class Engine:
         if estimate.runs_left:
             count = f"{estimate.runs_left} run{' is' if estimate.runs_left == 1 else 's are'}"
             self._note(f"{count} left, about {duration(estimate.seconds_left)}.")
-        if estimate.seconds_left > ASK_SECONDS and self._confirm is not None and not self._confirmed:
+        if self._confirm is not None and estimate.seconds_left > max(ASK_SECONDS, 1.25 * self._confirmed):
             if not self._confirm(estimate):
                 raise Declined("stopped before the long part; finished runs are kept")
-            self._confirmed = True
+            self._confirmed = estimate.seconds_left
 
     def _left(self, now: Iterable[SpecCell]) -> list[SpecCell]:
         cells = dict.fromkeys([*now, *(cell for stage in self._expected.values() for cell in stage)])

@@ -246,7 +246,8 @@ def race(
     problems: dict[str, str] = {}
     used = 0
     while used < len(race_seeds) and len(alive) > 1:
-        expect(race_specs(problem, alive, race_seeds, fresh_seeds, used))
+        others = [fix for fix in alive if fix is not plain]
+        expect(race_specs(problem, [plain, *others], race_seeds, fresh_seeds, used))
         take = list(race_seeds[used : used + max(1, used)])
         used += len(take)
         wanted = {fix.name: [fix.spec(seed, "dev", matching) for seed in take] for fix in alive}

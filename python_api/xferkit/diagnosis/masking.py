@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def compare_task_masks(
     """Masks of two halves of the target and of each set of sources, and how alike they are.
 
     Every mask is trained on as many examples, half of the target's or fewer, for as many steps, to keep half of the
-    hidden units; a set of sources gives equally many of each member. Only the loss of the labels counts.
+    hidden units; a set of sources gives equally many of each member, to within one. Only the loss of the labels counts.
 
     Args:
         method: of the pooled kind, trained; it stays as it is.
@@ -78,11 +78,11 @@ def compare_task_masks(
     model = classifier_of(method)
     sites = unit_sites(model)
 
-    def trained(members: Mapping[str, DomainData], name: str) -> HardConcreteMasks:
+    def trained(members: Sequence[DomainData], name: str) -> HardConcreteMasks:
         # The draws are the same for every mask: what differs is the examples.
         masks = HardConcreteMasks(model, sites, seed=derive_seed(seed, "gates") % 2**62)
         stream = TaskStream(
-            list(members.values()),
+            members,
             min(batch_size, size),
             equal_shares(len(members)),
             seed=seed,
@@ -98,14 +98,16 @@ def compare_task_masks(
         return masks
 
     order = _order(target, seed)
-    halves = [
-        trained({target.name: _rows(target, rows)}, "target")
-        for rows in (order[:size], order[size : 2 * size])
-    ]
+    halves = [trained([_rows(target, rows)], "target") for rows in (order[:size], order[size : 2 * size])]
     across = []
     for group in groups:
-        share = size // len(group)
-        members = {member.name: _rows(member, _order(member, seed)[:share]) for member in group}
+        share, more = divmod(size, len(group))
+        counts = [share + (number < more) for number in range(len(group))]
+        members = [
+            _rows(member, _order(member, seed)[:count])
+            for member, count in zip(group, counts, strict=True)
+            if count
+        ]
         across.append(compare_masks(halves[0], trained(members, "sources")).to_json())
     return MaskRun(size, compare_masks(*halves).to_json(), across)
 

@@ -26,7 +26,7 @@ from xferkit.diagnosis.plans import (
     other_scores,
 )
 from xferkit.diagnosis.problem import Problem, RunResult
-from xferkit.diagnosis.why import find_causes, mean_cosines, source_clusters
+from xferkit.diagnosis.why import find_causes, mean_cosines, repeated_texts, source_clusters
 from xferkit.metrics import Interval
 from xferkit.runs.environment import num_cores
 from xferkit.runs.errors import RunError
@@ -142,6 +142,9 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
     clusters = source_clusters(problem, looked)
     groups = _groups(clusters)
     say(clusters.sentence())
+    repeated = repeated_texts(problem, groups)
+    for sentence in repeated:
+        say(sentence)
     _expect(config, problem, engine, groups)
     plan = matrix_plan(problem, config.seeds, config.budget, groups)
     specs = matrix_specs(problem, plan)
@@ -175,6 +178,7 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
         "runs": engine.done + engine.reused,
         "runs_reused": engine.reused,
         "workers": engine.workers,
+        "repeated": repeated,
         "conditions": dict(engine.conditions),
     }
     cosines, others = mean_cosines(problem, looked), other_scores(matrix, specs, results)

@@ -27,7 +27,7 @@ __all__ = [
 #: equally among the tasks, so that the whole costs what one task costs alone.
 Matching = Literal["per_task_steps", "total_steps"]
 
-#: Scores of classifiers and taggers: share of right answers, or the unweighted mean over classes of F1.
+#: Scores of classifiers and taggers: share of right answers, or the unweighted mean of F1 over the classes of the part.
 Metric = Literal["accuracy", "macro_f1"]
 
 #: What a run is scored on: ``"dev"`` for choosing what to do, ``"test"`` for the final measurement alone.

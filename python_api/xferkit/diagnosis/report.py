@@ -104,9 +104,9 @@ def found_causes(report: DiagnosisReport) -> list[str]:
 def _sentences(report: DiagnosisReport) -> list[str]:
     """The answer: what hurts or helps, the strongest cause of what does not help, and what repairs it."""
     found = list(report.matrix.sentences[:5])
-    helping = {c.comparison.group or c.sources[0] for c in report.matrix.cells if c.verdict is Verdict.HELPS}
+    helping = [set(c.sources) for c in report.matrix.cells if c.verdict is Verdict.HELPS]
     for name, causes in report.causes.items():
-        if causes.found and name not in helping:
+        if causes.found and (not name or set(report.groups[name]) not in helping):
             found.append(f"{name}: {causes.found[0].sentence()}" if name else causes.found[0].sentence())
     if report.race is not None:
         found.append(report.race.sentence)
@@ -167,6 +167,7 @@ def _notes(report: DiagnosisReport) -> list[str]:
             f"Gradients and masks of {problem.target} are those of development examples; the model was not trained "
             "on their labels."
         )
+    notes += report.facts["repeated"]
     if config.budget == "quick":
         notes.append(
             "Sources were grouped by the cosine of their gradients and tested as groups: a source inside a group may "

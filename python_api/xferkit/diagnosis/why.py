@@ -28,6 +28,7 @@ from xferkit.transfer.causes import (
     WordCoverage,
     cluster_sources,
     domination,
+    fold_text,
     gradient_conflict,
     input_shift,
     label_shift,
@@ -39,7 +40,7 @@ from xferkit.transfer.causes import (
     word_coverage,
 )
 
-__all__ = ["ELSEWHERE", "find_causes", "mean_cosines", "source_clusters"]
+__all__ = ["ELSEWHERE", "find_causes", "mean_cosines", "repeated_texts", "source_clusters"]
 
 #: How the reason begins of a cause that stands with all tasks, or with the groups.
 ELSEWHERE = "measured for "
@@ -116,11 +117,12 @@ def find_causes(
     everything.measure(TokenCosts.cause, lambda: _tokens(problem))
     for place, (name, members) in enumerate(groups.items()):
         _of_group(scopes[name], problem, observed, masked, place, name, members)
+    together = {cause.cause for cause in everything.causes}
     by_group = {cause.cause for name, scope in scopes.items() if name for cause in scope.causes}
-    together = {cause.cause for cause in everything.causes} | set(everything.missing)
-    return {
-        name: scope.ranked(together if name else by_group, "all tasks together" if name else "each group")
-        for name, scope in scopes.items()
+    why_not = {name: why for group in groups for name, why in scopes[group].missing.items()}
+    found = {"": everything.ranked(by_group, "each group", why_not)}
+    return found | {
+        name: scopes[name].ranked(together, "all tasks together", everything.missing) for name in groups
     }
 
 
@@ -138,10 +140,10 @@ class _Scope:
         except ValueError as error:
             self.missing[name] = str(error)
 
-    def ranked(self, elsewhere: set[str], where: str) -> RankedCauses:
-        """What was measured, and for the others why not, or that it was ``elsewhere``."""
+    def ranked(self, elsewhere: set[str], where: str, why_not: Mapping[str, str]) -> RankedCauses:
+        """What was measured, and for the others why not here, that it was ``elsewhere``, or why not there either."""
         own = {cause.cause for cause in self.causes}
-        reasons = {name: f"{ELSEWHERE}{where}" for name in CAUSES if name in elsewhere} | self.missing
+        reasons = {**why_not, **{name: f"{ELSEWHERE}{where}" for name in elsewhere}, **self.missing}
         kept = {name: why for name, why in reasons.items() if name in CAUSES and name not in own}
         return rank_causes(self.causes, kept, why_not="it does not apply")
 
@@ -160,7 +162,6 @@ def _of_group(
         scope.measure(MaskOverlap.cause, lambda: _masks(masked, place))
     scope.measure(LabelShift.cause, lambda: label_shift(*_labels(problem, members)))
     scope.measure(MissingClasses.cause, lambda: missing_classes(*_labels(problem, members)))
-    scope.measure(Leakage.cause, lambda: _shared_texts(problem, members))
     scope.measure(WordCoverage.cause, lambda: _words(problem, members))
     scope.measure(InputShift.cause, lambda: _inputs(problem, members))
 
@@ -193,7 +194,8 @@ def _masks(masked: Sequence[RunResult], place: int) -> Cause:
 
     found = [result.masks for result in masked if result.masks is not None]
     across = [MaskComparison.from_json(masks.across[place]) for masks in found]
-    return mask_overlap(across, [MaskComparison.from_json(masks.within) for masks in found])
+    within = [MaskComparison.from_json(masks.within) for masks in found]
+    return mask_overlap(across, within, examples=found[0].examples)
 
 
 def _domination(problem: Problem, observed: Sequence[RunResult]) -> Cause:
@@ -230,11 +232,26 @@ def _leakage(problem: Problem, part: SplitName) -> Cause:
     )
 
 
-def _shared_texts(problem: Problem, members: Sequence[str]) -> Cause:
-    """Of the target's training texts with those of a group: a source that is the target again teaches nothing new."""
+def repeated_texts(problem: Problem, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for each group that holds a tenth or more of a labelled target's own training texts."""
     if problem.target not in problem.tasks:
-        raise ValueError("the target has no labelled texts that a source could repeat")
-    return leakage(_all(problem, problem.target, "train"), [_all(problem, task, "train") for task in members])
+        return []
+    own = [text for text in problem.texts(problem.target, "train") if isinstance(text, str)]
+    found = []
+    for name, members in groups.items():
+        theirs = {
+            fold_text(text)
+            for task in members
+            for text in problem.texts(task, "train")
+            if isinstance(text, str)
+        }
+        count = sum(fold_text(text) in theirs for text in own)
+        if count and 10 * count >= len(own):
+            found.append(
+                f"{count} of {len(own)} training texts of {problem.target} stand in {name} too, which can teach little "
+                "new by them."
+            )
+    return found
 
 
 def _tokens(problem: Problem) -> Cause:

@@ -74,7 +74,7 @@ class WorkerPool(Generic[D]):
     def __init__(self, data: D, workers: int) -> None:
         self._data, self._workers = data, workers
         self._executor: ProcessPoolExecutor | None = None
-        self._others: set[Any] = set()
+        self._processes: set[Any] = set()
 
     def __enter__(self) -> WorkerPool[D]:
         return self
@@ -134,7 +134,11 @@ class WorkerPool(Generic[D]):
             for cell in queue:
                 started(cell)
                 with _interrupt_blocked():
-                    running[self._started().submit(_run_in_worker, run, cell)] = cell
+                    try:
+                        future = self._submit(run, cell)
+                    except BrokenProcessPool as error:  # an idle worker was killed
+                        raise _killed([cell, *running.values()]) from error
+                running[future] = cell
                 if len(running) >= self._workers:
                     return
 
@@ -146,11 +150,7 @@ class WorkerPool(Generic[D]):
                 try:
                     ended = future.result()
                 except BrokenProcessPool as error:
-                    names = ", ".join(c.describe() for c in (cell, *running.values()))
-                    raise RunError(
-                        f"a worker process was killed (out of memory?) while these were running: {names}; "
-                        "finished runs are kept, fewer workers need less memory."
-                    ) from error
+                    raise _killed([cell, *running.values()]) from error
                 except Exception as error:  # of what is sent, the result above all
                     raise _Failed.of(error).of_run(cell) from error
                 if isinstance(ended, _Failed):
@@ -158,25 +158,36 @@ class WorkerPool(Generic[D]):
                 finished(cell, ended)
             hand_out()
 
-    def _started(self) -> ProcessPoolExecutor:
+    def _submit(self, run: Callable[[C, D], R], cell: C) -> Future[R | _Failed]:
         if self._executor is None:
-            self._others = set(multiprocessing.active_children())
             self._executor = ProcessPoolExecutor(
                 self._workers,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
                 initargs=(self._data,),
             )
-        return self._executor
+        before = set(multiprocessing.active_children())
+        future = self._executor.submit(_run_in_worker, run, cell)
+        self._processes |= set(multiprocessing.active_children()) - before
+        return future
 
     def _end(self, *, at_once: bool) -> None:
         if self._executor is None:
             return
         if at_once:
-            for process in set(multiprocessing.active_children()) - self._others:
+            for process in self._processes & set(multiprocessing.active_children()):
                 process.terminate()
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = None
+        self._processes.clear()
+
+
+def _killed(cells: Iterable[Cell]) -> RunError:
+    names = ", ".join(cell.describe() for cell in cells)
+    return RunError(
+        f"a worker process was killed (out of memory?) while these were running: {names}; finished runs are kept, "
+        "fewer workers need less memory."
+    )
 
 
 def run_cells(

@@ -48,22 +48,24 @@ def token_accuracy(labels: ArrayLike, predictions: ArrayLike, ignore: int = -1) 
     return accuracy(y[counts], p[counts])
 
 
-def macro_f1(labels: ArrayLike, predictions: ArrayLike) -> float:
+def macro_f1(labels: ArrayLike, predictions: ArrayLike, classes: ArrayLike | None = None) -> float:
     """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), in [0, 1].
 
-    The mean is over the classes that occur among the labels or the predictions, so no term is 0 / 0.
+    Without `classes` the mean is over those that occur among the labels or the predictions, so that no term is 0 / 0.
+    Where two models are compared, name the classes (those of the labels): else one stray answer of one model adds
+    a class to its mean alone.
 
     Args:
         labels: integers ``[n]``.
         predictions: integers ``[n]``.
+        classes: those to average over, each among the labels or the predictions.
 
     Raises:
         ValueError: different shapes, not one dimension, not integers, or no example.
     """
     y, p = _pair("macro_f1", labels, predictions)
-    classes = np.union1d(y, p)
     scores = []
-    for c in classes:
+    for c in np.union1d(y, p) if classes is None else np.unique(np.asarray(classes)):
         true_positive = int(np.sum((y == c) & (p == c)))
         errors = int(np.sum((y == c) != (p == c)))  # FP + FN
         scores.append(2 * true_positive / (2 * true_positive + errors))

@@ -17,6 +17,7 @@ from xferkit.transfer.causes.shingles import fold_text, near_pairs
 __all__ = ["DuplicateExample", "Leakage", "PartDuplicates", "TextPart", "leakage"]
 
 _EXAMPLES, _EXAMPLE_LENGTH = 3, 80
+_OTHERS = 10  # times as many texts of other parts as of the probe
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Leakage(Cause):
         size: its number of texts.
         leaked: how many of its texts have an equal one in any other part.
         parts: one record for each other part.
-        compared: texts of each part at most among which near-equal ones were looked for.
+        compared: near-equal ones of so many texts of the probe at most were looked for, among ten times as many.
     """
 
     cause: ClassVar[str] = "duplicates"
@@ -130,9 +131,10 @@ class Leakage(Cause):
 
     def _among(self) -> str:
         """What to know where not all texts were compared."""
-        if max(self.size, *(part.size for part in self.parts)) <= self.compared:
+        most = _OTHERS * self.compared
+        if self.size <= self.compared and max(part.size for part in self.parts) <= most:
             return ""
-        return f" (nearly equal ones were looked for among {self.compared} texts of each part)"
+        return f" (nearly equal ones of {min(self.size, self.compared)} were looked for among {most} of each part)"
 
 
 def leakage(
@@ -165,7 +167,8 @@ def leakage(
         splits: random draws of the null.
         min_effect: excess of the near-equal share that would matter.
         alpha: largest p-value that counts.
-        compared: near-equal ones are looked for among at most so many random texts of each part, equal ones among all.
+        compared: near-equal ones of at most so many random texts of the probe are looked for, among ten times as
+            many of each other part; equal ones everywhere.
         seed: of hash functions and draws.
 
     Raises:
@@ -195,8 +198,8 @@ def leakage(
     ]
     rng = np.random.default_rng(seed)
     rows = [
-        np.sort(rng.choice(len(own), compared, replace=False)) if len(own) > compared else np.arange(len(own))
-        for own in ids
+        np.sort(rng.choice(len(own), most, replace=False)) if len(own) > most else np.arange(len(own))
+        for own, most in zip(ids, [compared, *[_OTHERS * compared] * len(others)], strict=True)
     ]
     texts = list(numbers)
     near = np.unique(np.concatenate([own[r] for own, r in zip(ids, rows, strict=True)])).tolist()
@@ -271,7 +274,10 @@ def _duplicates(
         share, null = (float(x) for x in np.mean(rates, axis=0))
         found, expected = round(share * len(probed)), round(null * size)
         p = float(hypergeom.sf(found - 1, len(probed) + size, found + expected, len(probed)))
-        flag = "no" if share - null < margin else "yes" if p <= alpha else "not clear"
+        # Of a sampled part only so many near-equal texts can be met.
+        flag = (
+            "no" if share - null < margin * len(own) / len(all_own) else "yes" if p <= alpha else "not clear"
+        )
     return PartDuplicates(
         part.name,
         len(all_own),

@@ -45,6 +45,7 @@ class MaskOverlap(Cause):
         p_values: of each seed, of random masks overlapping as much.
         layers: of each layer with a number.
         confidence: of the intervals.
+        examples: that each mask was trained on; None: not told.
     """
 
     cause: ClassVar[str] = "mask overlap"
@@ -56,6 +57,7 @@ class MaskOverlap(Cause):
     p_values: tuple[float, ...]
     layers: tuple[LayerOverlap, ...]
     confidence: float
+    examples: int | None = None
 
     def sentence(self) -> str:
         """One plain sentence with the overlap and both of its nulls."""
@@ -67,7 +69,7 @@ class MaskOverlap(Cause):
         return (
             f"{start}: the kept gates overlap by {self.iou.mean:.2f}, those of two halves of one task by "
             f"{self.halves.mean:.2f}, {interval_text(self.below_halves, self.confidence)} more, and random "
-            f"ones by {self.random.mean:.2f}."
+            f"ones by {self.random.mean:.2f}{'' if self.examples is None else f'; {self.examples} examples a mask'}."
         )
 
 
@@ -77,6 +79,7 @@ def mask_overlap(
     *,
     min_effect: float = 0.05,
     confidence: float = 0.95,
+    examples: int | None = None,
 ) -> MaskOverlap:
     """Intersection over union of the kept gates of target and source, against two nulls.
 
@@ -90,6 +93,7 @@ def mask_overlap(
         within: of two halves of one task (the target), in the same order of seeds.
         min_effect: difference of IoU that would matter.
         confidence: of the intervals, in (0, 1).
+        examples: that each mask was trained on, for the sentence.
 
     Raises:
         ValueError: other numbers of seeds, none, or masks that keep no gate, of which the overlap is NaN.
@@ -128,6 +132,7 @@ def mask_overlap(
         tuple(c.whole.overlap.p_value for c in across),
         layers,
         confidence,
+        examples,
     )
 
 
