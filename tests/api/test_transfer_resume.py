@@ -195,7 +195,7 @@ def test_runs_that_are_not_used_are_told_with_what_changed(tmp_path) -> None:
         content["conditions"] = {"train_fn": "as of old", "settings": "{}"}
         path.write_text(json.dumps(content))
     first = notes(functools.partial(keyed, rate=0.3), [1])
-    assert first == [f"2 runs of earlier calls are {since}train_fn or what it holds."], (
+    assert first == [f"2 runs of earlier calls are {since}another version of xferkit."], (
         "a file of another version"
     )
     files(tmp_path)[0].write_text("{")

@@ -1,9 +1,10 @@
-"""What a training function holds and nothing can be told of: it is named, and the rest counts all the same."""
+"""What of a training function and its code cannot be seen, or is state: it is told, and the rest counts as ever."""
 
 from __future__ import annotations
 
 import functools
 import io
+import json
 import sys
 import threading
 from dataclasses import dataclass
@@ -11,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_transfer_own_code
 import torch
 from test_transfer_calling import TASKS, Trainer, closure, notes, runs, train
+from test_transfer_own_code import conditions, job
 
-from xferkit.transfer import diagnose, identity
+from xferkit.transfer import diagnose, identity, own_code
+
+load = test_transfer_own_code.load  # a fixture
 
 
 class Refuses:
@@ -118,3 +123,78 @@ def test_nothing_is_looked_at_without_a_folder() -> None:
     assert len(diagnose(held, TASKS, 1, target="a").cells) == 1 and looked == []
     with pytest.raises(ValueError, match="settings must hold plain JSON values"):
         diagnose(train, TASKS, 1, settings={"x": {1}})
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        ("D = [0.1]\ndef score(): return D[0]\n", "0.1", "0.2"),
+        ("D = {'lr': 0.1}\ndef score(): return D['lr']\n", "0.1", "0.2"),
+        ("D = (1, [0.1])\ndef score(): return D[0]\n", "0.1", "0.2"),
+        ("import types\nD = types.SimpleNamespace(lr=0.1)\ndef score(): return D.lr\n", "0.1", "0.2"),
+        ("def score(): return 0.5\ndef other(): return 0.1\n", "0.1", "0.2"),
+        ("def score(): return 0.5  # as of 0.1\n", "0.1", "0.2"),
+        ("OTHER = 0.1\ndef score(): return 0.5\n", "0.1", "0.2"),
+        ("N = 0.1\ndef score():\n    global N\n    N += 1\n    return N\n", "= 0.1", "= 0.2"),
+        (
+            "N = 0.1\ndef up():\n    global N\n    N += 1\ndef score():\n    up()\n    return N\n",
+            "= 0.1",
+            "= 0.2",
+        ),
+        ("def score(): return len(__name__)\n__doc__ = '0.1'\n", "0.1", "0.2"),
+    ],
+)
+def test_mutable_globals_state_and_what_is_not_named_make_no_other_runs(text, old, new, load) -> None:
+    before = conditions(load({"job.py": job(text)}).train)
+    assert conditions(load({"job.py": job(text.replace(old, new))}).train) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "N = 0\ndef score():\n    global N\n    N += 1\n    return N\n",
+        "class C:\n    calls = 0\n    def run(self):\n        type(self).calls += 1\n        return 1\n"
+        "def score(): return C().run()\n",
+        "def make():\n    n = 0\n    def inner():\n        nonlocal n\n        n += 1\n        return n\n"
+        "    return inner\n"
+        "score = make()\n",
+        "def score():\n    score.calls = getattr(score, 'calls', 0) + 1\n    return score.calls\n",
+        "import functools\n@functools.cache\ndef load(x): return object()\ndef score(): return len([load(1)])\n",
+        "SEEN = []\ndef score():\n    SEEN.append(1)\n    return len(SEEN)\n",
+        "def score(cache={}):\n    cache[len(cache)] = 1\n    return len(cache)\n",
+    ],
+)
+def test_what_own_code_counts_and_caches_is_its_state(text, load) -> None:
+    train = load({"job.py": job(text)}).train
+    before = conditions(train)
+    train(("a",), 1)
+    train(("a",), 2)
+    assert conditions(train) == before
+
+
+def test_too_much_code_is_told(load, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(own_code, "MAX_PARTS", 3)
+    text = "".join(f"def f{i}(): return 0.{i}\n" for i in range(9))
+    files = {"job.py": job(text, "+".join(f"f{i}()" for i in range(9)))}
+    train = load(files).train
+    before = conditions(train)
+    notes = diagnose(train, ("a", "b"), 1, out=tmp_path / "out").notes
+    assert any(
+        "changes of own code (beyond 2,000 functions and classes) are not seen" in note for note in notes
+    )
+    assert conditions(load({"job.py": files["job.py"].replace("0.1", "0.9")}).train) != before
+    assert conditions(load({"job.py": files["job.py"].replace("0.8", "0.9")}).train) == before
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: c.pop("format"), lambda c: c.update(format="1"), lambda c: c.clear()]
+)
+def test_files_of_another_version_are_called_so(change, tmp_path) -> None:
+    """What their hashes stand for is another thing: no code is said to have changed."""
+    diagnose(functools.partial(train, value=1), TASKS, 1, target="a", out=tmp_path)
+    for path in (tmp_path / "runs").glob("*.json"):
+        content = json.loads(path.read_text())
+        change(content["conditions"])
+        path.write_text(json.dumps(content))
+    (note,) = [n for n in diagnose(train, TASKS, 1, target="a", out=tmp_path).notes if "not used" in n]
+    assert note.endswith("what decides the result has changed: another version of xferkit.")

@@ -1,14 +1,14 @@
-"""What the bytecode of a function names: globals with the attributes that follow, modules, and what it assigns."""
+"""What a function holds, and what its bytecode names: globals with what follows them, modules, what it assigns."""
 
 from __future__ import annotations
 
 import dis
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import CodeType
-from typing import NamedTuple
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
 
-__all__ = ["CodeNames", "Import", "all_code", "names_of"]
+__all__ = ["CodeNames", "Import", "all_code", "cell_content", "held_by", "names_of"]
 
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
@@ -56,6 +56,23 @@ def names_of(code: CodeType) -> CodeNames:
     for inner in all_code(code):
         _read(inner, found)
     return found
+
+
+def held_by(function: FunctionType) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The defaults of a function by argument, and what the variables of its closure hold by name."""
+    code, defaults = function.__code__, function.__defaults__ or ()
+    arguments = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
+    named = {**dict(zip(arguments, defaults, strict=True)), **(function.__kwdefaults__ or {})}
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    return named, {name: cell_content(cell) for name, cell in cells}
+
+
+def cell_content(cell: Any) -> Any:
+    """What a variable of a closure holds; None where its name is bound later."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _read(code: CodeType, found: CodeNames) -> None:

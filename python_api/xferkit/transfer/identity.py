@@ -19,16 +19,25 @@ from typing import Any
 
 import numpy as np
 
-from xferkit.transfer.own_code import MAX_PARTS, OwnCode, cell_content, functions_of, source_text
+from xferkit.transfer.code_names import held_by
+from xferkit.transfer.own_code import MAX_PARTS, OwnCode, functions_of, source_text
 
-__all__ = ["function_conditions", "settings_text"]
+__all__ = ["first_of", "function_conditions", "settings_text"]
 
 _SCALARS = frozenset({type(None), bool, int, float, str})
 #: Deeper values, values behind so many others, and bytes beyond these would take longer than they are worth.
 _MAX_DEPTH, _MAX_VALUES = 64, 1_000_000
 _MAX_BYTES, _MAX_ALL_BYTES = 64 * 2**20, 512 * 2**20
-#: A note names no more than so many values.
+#: A note names no more than so many values or changes.
 _MAX_NAMED = 5
+#: Counts how code and values were made to text: hashes of another way tell nothing of what changed.
+_FORMAT = "2"
+
+
+def first_of(names: list[str]) -> str:
+    """``a, b``; of more than five the first five: ``a, b, c, d, e and 2 more``."""
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"{', '.join(names[:_MAX_NAMED])}{more}"
 
 
 def settings_text(settings: Mapping[str, Any] | None) -> str:
@@ -63,7 +72,8 @@ def function_conditions(
         warn: called with one sentence that names what `train_fn` holds and cannot be seen, where `settings` are none.
 
     Returns:
-        ``train_fn``: a hash; ``settings``: as JSON; ``code``: a JSON object of hashes by the names of own code.
+        ``train_fn``: a hash; ``settings``: as JSON; ``code``: a JSON object of hashes by the names of own code;
+        ``format``: how these were made.
 
     Raises:
         ValueError: `settings` are no plain JSON values.
@@ -77,14 +87,13 @@ def function_conditions(
     if not look.own_code.complete:
         look.unseen.setdefault(f"own code (beyond {MAX_PARTS:,} functions and classes)")
     if look.unseen and not settings:
-        hidden = list(look.unseen)
-        more = f" and {len(hidden) - _MAX_NAMED} more" if len(hidden) > _MAX_NAMED else ""
         warn(
             "Finished runs are used again where train_fn is the same; changes of "
-            f"{', '.join(hidden[:_MAX_NAMED])}{more} are not seen; name them in settings."
+            f"{first_of(list(look.unseen))} are not seen; name them in settings."
         )
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return {"train_fn": digest, "settings": named, "code": json.dumps(code, sort_keys=True)}
+    code_text = json.dumps(code, sort_keys=True)
+    return {"train_fn": digest, "settings": named, "code": code_text, "format": _FORMAT}
 
 
 class _Look:
@@ -186,20 +195,9 @@ class _Look:
 
     def _function(self, value: Any) -> list[Any]:
         self.own_code.follow(value)
-        code, defaults = value.__code__, value.__defaults__ or ()
+        code, (defaults, cells) = value.__code__, held_by(value)
         text = source_text(code)  # of the code, not the function, whose text would be that of one it wraps
-        names = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
-        found = [
-            value.__module__,
-            value.__qualname__,
-            text,
-            [self.at(default, name) for name, default in zip(names, defaults, strict=True)],
-            self._named(value.__kwdefaults__ or {}),
-            [
-                self.at(cell_content(cell), name)
-                for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True)
-            ],
-        ]
+        found = [value.__module__, value.__qualname__, text, self._named(defaults), self._named(cells)]
         if not text or value.__name__ == "<lambda>":  # lambdas of one line share their text
             found.append(self._code(code))
         # torch.compile leaves addresses behind, which are others in each process.

@@ -14,14 +14,14 @@ from typing import Any
 from xferkit.experiments.cells import CellStore
 from xferkit.runs.errors import RunError
 from xferkit.transfer.calling import Outcome, decode_outcome
+from xferkit.transfer.identity import first_of
 from xferkit.transfer.plan import Plan, Run, counted
 
 __all__ = ["finished_runs", "opened"]
 
 RunStore = CellStore[Run, Outcome]
 
-#: A note names no more than so many changes.
-_MAX_NAMED = 5
+_OTHER_VERSION = "another version of xferkit"
 _KEY = re.compile(r"-[0-9a-f]{16}$")
 
 
@@ -107,6 +107,8 @@ def _read(path: Path) -> tuple[Any, Any]:
 def _changes(before: Any, conditions: Mapping[str, str]) -> str:
     """What differs between two conditions, by name."""
     try:
+        if before.get("format") != conditions.get("format"):
+            return _OTHER_VERSION
         old, new = json.loads(before["code"]), json.loads(conditions["code"])
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if not names and before["train_fn"] != conditions["train_fn"]:
@@ -114,8 +116,5 @@ def _changes(before: Any, conditions: Mapping[str, str]) -> str:
         if before["settings"] != conditions["settings"]:
             names.append("settings")
     except (ValueError, KeyError, TypeError, AttributeError):
-        names = []
-    if not names:  # a file of another version
-        return "train_fn or what it holds"
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return f"{', '.join(names[:_MAX_NAMED])}{more}"
+        return _OTHER_VERSION
+    return first_of(names) or _OTHER_VERSION

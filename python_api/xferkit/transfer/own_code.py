@@ -14,40 +14,49 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import re
 import sys
 import sysconfig
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path, PurePath
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
-from xferkit.transfer.code_names import Import, names_of
+from xferkit.transfer.code_names import Import, cell_content, held_by, names_of
 
-__all__ = ["MAX_PARTS", "OwnCode", "cell_content", "functions_of", "source_text"]
+__all__ = ["MAX_PARTS", "OwnCode", "functions_of", "source_text"]
 
 #: More functions, classes and modules than this are not followed.
 MAX_PARTS = 2000
 
-_PLAIN = (str, bytes, int, float, complex, type(None), PurePath, np.generic, enum.Enum)
+_PLAIN = (str, bytes, int, float, complex, type(None), PurePath, np.generic, enum.Enum, re.Pattern)
 _MAX_DEPTH, _MAX_CONTAINED, _MAX_MODULE_BYTES = 20, 1000, 4 * 2**20
+_MAX_LITERAL_DEPTH = 4
+_SINGLETONS = frozenset({"torch.dtype", "torch.layout", "torch.memory_format"})  # they hash by address
 _LIBRARIES = frozenset({"xferkit", "xfercore"})  # wherever they lie, as after pip install -e
 _LIBRARY_FOLDERS = frozenset({"site-packages", "dist-packages"})
 _STANDARD = tuple(Path(sysconfig.get_paths()[name]) for name in ("stdlib", "platstdlib"))
 _MISSING = object()
+#: Lists, dictionaries and sets among defaults, as they were first seen: later, calls may have filled them.
+_first_defaults: weakref.WeakKeyDictionary[FunctionType, dict[tuple[str, int], Any]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class OwnCode:
     """Follows names from functions and classes of own code, and keeps what it finds by name.
 
-    Kept are functions, classes, and those globals, class attributes, defaults and variables of a closure that nobody
-    can change: numbers, texts, paths, tuples and frozen dataclasses of these. Other values (lists, dictionaries,
-    objects) are state as often as data, so they stay out, and so does what own code itself assigns; functions and
-    classes in them are followed, and so is the class of an object. A module that a function imports, or hands on as a
-    whole, counts by its text.
+    Kept are functions, classes, and globals, class attributes, defaults and variables of a closure, as far as nobody
+    can change them: numbers, texts, paths, tuples and frozen dataclasses of these, and the names of functions, classes
+    and modules, those of libraries too. Of other values (lists, dictionaries, objects) the name of their class is kept
+    alone, since what they hold is state as often as data; functions and classes in them are followed. Lists,
+    dictionaries and sets among defaults count as they were when first seen. What own code itself assigns stays out.
+    A module that a function imports, or hands on as a whole, counts by its text.
 
     Args:
         encode: a plain value or a code object, found under a name, as plain JSON.
@@ -119,14 +128,16 @@ class OwnCode:
         owner = str(function.__globals__.get("__name__", ""))
         self._stored_globals |= {(owner, name) for name in names.stored_globals}
         self._stored_attributes |= names.stored_attributes
-        defaults = function.__defaults__ or ()
-        arguments = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
-        held = {**dict(zip(arguments, defaults, strict=True)), **(function.__kwdefaults__ or {})}
-        cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-        held |= {name: cell_content(cell) for name, cell in cells if name not in names.stored_cells}
+        defaults, cells = held_by(function)
+        held = defaults | {name: value for name, value in cells.items() if name not in names.stored_cells}
         label, constants = _label(function.__module__ or "", function.__qualname__), {}
         for name, value in held.items():
-            if (constant := self._constant(value)) is not _MISSING:
+            literal = name in defaults and type(value) in (list, dict, set)
+            constant = self._constant(value, literal=literal)
+            if literal:
+                seen = _first_defaults.setdefault(function, {})
+                constant = seen.setdefault((name, id(value)), constant)
+            if constant is not _MISSING:
                 constants[name] = self._encode(constant, f"{label}.{name}")
         self._add(label, [self._encode(code, label), constants])
         self._constant(vars(function).get("__wrapped__"))
@@ -156,19 +167,18 @@ class OwnCode:
                 break  # the module makes it when asked
             if value is _MISSING or _is_special(name):  # a builtin; or the name or file of the module
                 return
-            if not issubclass(type(value), ModuleType):  # isinstance would ask a stand-in
-                if (constant := self._constant(value)) is not _MISSING:
-                    self._globals[owner, name] = constant
-                return
-            if not _is_own_module(value.__name__):
+            if (constant := self._constant(value)) is not _MISSING:
+                self._globals[owner, name] = constant
+            # isinstance would ask a stand-in
+            if not issubclass(type(value), ModuleType) or not _is_own_module(value.__name__):
                 return
             owner, names = value.__name__, vars(value)
         self._module(owner, names.get("__file__"))
 
-    def _constant(self, value: Any) -> Any:
-        """The value where nobody can change it; what is code in it is followed, whatever it is."""
+    def _constant(self, value: Any, *, literal: bool = False) -> Any:
+        """What of the value nobody can change; what is code in it is followed, whatever it is."""
         try:
-            constant, behind = _constant(value), list(_code_in(value))
+            constant, behind = _constant(value, literal=literal), list(_code_in(value))
         except Exception:  # a stand-in for another object, which is asked for that one
             return _MISSING
         self._follow_all(behind)
@@ -214,14 +224,6 @@ def _imports(tree: ast.AST) -> Iterator[Import]:
             yield Import(node.module or "", node.level, tuple(alias.name for alias in node.names))
 
 
-def cell_content(cell: Any) -> Any:
-    """What a variable of a closure holds; None where its name is bound later."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
 def functions_of(attribute: Any) -> list[FunctionType]:
     """Functions behind an attribute of a class."""
     if isinstance(attribute, property):
@@ -241,26 +243,50 @@ def source_text(value: Any) -> str:
         return ""
 
 
-def _constant(value: Any) -> Any:
-    """The value if nobody can change it; of a partial, those of its arguments that nobody can change."""
-    if isinstance(value, functools.partial):
-        named = sorted(value.keywords.items())
-        return (*filter(_is_constant, value.args), *(pair for pair in named if _is_constant(pair)))
-    return value if _is_constant(value) else _MISSING
+def _constant(value: Any, depth: int = 0, *, literal: bool = False) -> Any:
+    """What of a value nobody can change, in tuples; `literal`: what lists, dictionaries and sets hold as well."""
 
+    def inner(values: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(_constant(item, depth + 1, literal=literal) for item in values)
 
-def _is_constant(value: Any, depth: int = 0) -> bool:
-    if isinstance(value, _PLAIN):
-        return True
-    if depth > _MAX_DEPTH:
-        return False
-    if isinstance(value, (tuple, frozenset)):
-        return all(_is_constant(item, depth + 1) for item in value)
     kind = type(value)
+    name = _label(kind.__module__, kind.__qualname__)
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, ModuleType):
+        return ("module", value.__name__)
+    if isinstance(value, (type, FunctionType, BuiltinFunctionType)):
+        return ("named", _label(value.__module__ or "", value.__qualname__))
+    if depth > _MAX_DEPTH:
+        return ("object", name)
+    if isinstance(value, functools.partial):
+        return (name, *inner((value.func, value.args, tuple(sorted(value.keywords.items())))))
+    if isinstance(value, MethodType):
+        return (name, *inner((value.__func__, value.__self__)))
+    if isinstance(value, (tuple, frozenset)):
+        return (name, inner(value) if isinstance(value, tuple) else frozenset(inner(value)))
     if dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        fields = (getattr(value, f.name, None) for f in dataclasses.fields(kind))
-        return all(_is_constant(item, depth + 1) for item in fields)
-    return False
+        fields = [f.name for f in dataclasses.fields(kind)]
+        return (name, *zip(fields, inner(getattr(value, field, None) for field in fields), strict=True))
+    if literal and kind in (list, dict, set) and depth < _MAX_LITERAL_DEPTH and len(value) <= _MAX_CONTAINED:
+        held = inner(value.items() if kind is dict else value)
+        return (name, frozenset(held) if kind is set else held)
+    return ("object", name, *_library_text(value, kind, name))
+
+
+def _library_text(value: Any, kind: type, name: str) -> Iterator[str]:
+    """What tells a value of a library from others of its class, where nobody can change that: its text or its name."""
+    if _is_own(kind):
+        return
+    make_hash: Any = kind.__hash__
+    by_content = make_hash not in (None, object.__hash__) and not hasattr(value, "__dict__")
+    if by_content or name in _SINGLETONS or kind is slice:
+        if "0x" not in (text := repr(value)):  # an address, another one in each process
+            yield text
+    elif callable(value):
+        found = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+        if isinstance(found, str):  # as of numpy.tanh or a cached function
+            yield _label(str(getattr(value, "__module__", None) or ""), found)
 
 
 def _code_in(value: Any, depth: int = 0) -> Iterator[Any]:
