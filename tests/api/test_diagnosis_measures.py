@@ -94,18 +94,18 @@ def test_masks_of_equal_tasks_are_as_alike_as_halves_and_the_model_is_untouched(
         method = problem._method(RunSpec(tasks, 1), tasks, data)
     model = classifier_of(method)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    own = problem._labelled("xx", data)
+    own = problem._labelled("xx", data["xx"], "train")
 
     def run(seed: int = 1) -> object:
         return compare_task_masks(
-            method, own, [[own], [problem._labelled("yy", data)]], batch_size=16, seed=seed
+            method, own, [[own], [problem._labelled("yy", data["yy"], "train")]], batch_size=16, seed=seed
         )
 
     found = run()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert run() == found and run(2) != found
-    several = [problem._labelled(task, data) for task in ("yy", "zz")] + [own]
+    several = [problem._labelled(task, data[task], "train") for task in ("yy", "zz")] + [own]
     uneven = compare_task_masks(method, own, [several * 12], batch_size=16, seed=1)
     assert uneven.examples == found.examples  # type: ignore[attr-defined]
     # The same examples, batches and draws but for their order: the first half of the target with itself.
@@ -181,6 +181,25 @@ def test_a_run_with_masks_is_kept_and_read_again(folder: Path) -> None:
         RunSpec(("a", "b"), 1, masks=(("c",),))
     with pytest.raises(ValueError, match="has no masks; expected 'pooled'"):
         problem.train(replace(spec, method="man_moe"))
+
+
+def test_masks_are_of_one_part_for_target_and_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the target lends development labels, sources do too: the model knows their training examples."""
+    from xferkit.diagnosis import names, training
+
+    given: list[list[int]] = []
+
+    def spy(method: object, target: DomainData, groups: list[list[DomainData]], **more: object) -> None:
+        given.append([len(target.inputs), *(len(m.inputs) for group in groups for m in group)])
+
+    monkeypatch.setattr(training, "compare_task_masks", spy)
+    recipe = replace(names.RECIPE, steps=1, batch_size=4)
+    for labelled, split in ((True, "train"), (False, "dev")):
+        problem = NameProblem("xx", ("yy", "zz"), labelled=labelled, data=toy_names(), recipe=recipe)
+        problem.train(RunSpec(problem.tasks, 1, masks=(("yy",), ("zz",))))
+        sizes = [problem.sizes()[task][split] for task in ("xx", "yy", "zz")]
+        assert given.pop() == sizes
+        assert mask_examples(problem, {"g": ("yy",)}) == min(sizes[0] // 2, sizes[1])
 
 
 def test_how_many_examples_a_mask_has(folder: Path) -> None:

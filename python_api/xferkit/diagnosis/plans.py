@@ -76,11 +76,14 @@ def all_tasks_spec(problem: Problem, seed: int) -> RunSpec:
 
 
 def mask_examples(problem: Problem, groups: Mapping[str, Sequence[str]]) -> int:
-    """Examples of each mask: half of the target's, fewer where a group has fewer with equally many of each member."""
-    sizes = problem.sizes()
-    own = sizes[problem.target].get("train" if problem.target in problem.tasks else "dev", 0) // 2
+    """Examples of each mask: half of the target's, fewer where a group has fewer with equally many of each member.
+
+    Of training examples, or of development examples where the target has no labels to train on.
+    """
+    sizes, split = problem.sizes(), "train" if problem.target in problem.tasks else "dev"
+    own = sizes[problem.target].get(split, 0) // 2
     return min(
-        own, *(len(group) * min(sizes[task].get("train", 0) for task in group) for group in groups.values())
+        own, *(len(group) * min(sizes[task].get(split, 0) for task in group) for group in groups.values())
     )
 
 

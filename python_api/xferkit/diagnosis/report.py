@@ -164,8 +164,8 @@ def _notes(report: DiagnosisReport) -> list[str]:
         )
     if problem.target not in problem.tasks and problem.target in report.cosines:
         notes.append(
-            f"Gradients and masks of {problem.target} are those of development examples; the model was not trained "
-            "on their labels."
+            f"Gradients of {problem.target} are those of development examples, and masks are those of everybody's: the "
+            "model was not trained on their labels."
         )
     notes += report.facts["repeated"]
     if config.budget == "quick":

@@ -18,7 +18,7 @@ from xferkit.data.streams import DomainData
 from xferkit.diagnosis.batches import TaskStream, equal_shares, temperature_shares
 from xferkit.diagnosis.masking import compare_task_masks
 from xferkit.diagnosis.observe import GradientObserver, halves_of, look_steps
-from xferkit.diagnosis.problem import Look, MaskRun, Metric, Part, RunResult, RunSpec
+from xferkit.diagnosis.problem import Look, MaskRun, Metric, Part, RunResult, RunSpec, SplitName
 from xferkit.diagnosis.recipe import Recipe, method_settings, scaled
 from xferkit.methods import ClassifierMethod, ClassifierSpec, Pooled, build_method
 from xferkit.metrics import macro_f1
@@ -167,13 +167,21 @@ class TrainedProblem(ABC):
         """The tasks trained on by their numbers, and the target where it is none of them."""
         found: list[tuple[int | None, DomainData]] = [*enumerate(domains)]
         if all(domain.name != self.target for domain in domains):
-            own = self._labelled(self.target, data)
+            own = self._labelled(self.target, data[self.target], self.lent)
             found += [(None, own)] if len(own.inputs) > 1 else []
         return found
 
-    def _labelled(self, task: str, data: Mapping[str, TaskData]) -> DomainData:
-        """Training examples with their labels, of a target without any: the development part, as far as it counts."""
-        texts, labels = data[task].labelled or data[task].parts["dev"]
+    @property
+    def lent(self) -> SplitName:
+        """The part whose labels tell of the target: training, or development where training has none."""
+        return "train" if self.target in self.tasks else "dev"
+
+    @staticmethod
+    def _labelled(task: str, data: TaskData, split: SplitName) -> DomainData:
+        """Examples of the training or the development part with their labels, as far as the model knows them."""
+        part = data.labelled if split == "train" else data.parts["dev"]
+        assert part is not None, "only tasks with labels are asked for their training part"
+        texts, labels = part
         if isinstance(labels, Tensor):
             known = torch.nonzero(labels >= 0).squeeze(1)
             texts, labels = (
@@ -182,10 +190,11 @@ class TrainedProblem(ABC):
         return DomainData(task, texts, labels)
 
     def _masks(self, spec: RunSpec, method: ClassifierMethod, data: Mapping[str, TaskData]) -> MaskRun | None:
+        # Of one part for all: examples that the model was trained on could need other units than new ones.
         return compare_task_masks(
             method,
-            self._labelled(self.target, data),
-            [[self._labelled(task, data) for task in group] for group in spec.masks],
+            self._labelled(self.target, data[self.target], self.lent),
+            [[self._labelled(task, data[task], self.lent) for task in group] for group in spec.masks],
             batch_size=self.recipe.batch_size,
             seed=spec.seed,
         )
