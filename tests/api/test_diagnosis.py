@@ -15,7 +15,7 @@ import pytest
 
 from xferkit.cli.main import main
 from xferkit.diagnosis.config import DiagnosisConfig, diagnosis_config
-from xferkit.diagnosis.diff import compare_reports
+from xferkit.diagnosis.diff import diff_reports
 from xferkit.diagnosis.engine import Engine, Results, SpecCell
 from xferkit.diagnosis.fixes import candidates, race
 from xferkit.diagnosis.pipeline import run_diagnosis
@@ -340,13 +340,13 @@ def test_changes_between_reports(tmp_path: Path) -> None:
 
     before = report("a", [("x", 0.05, "HELPS"), ("y", 0.0, "INCONCLUSIVE"), ("gone", 0.1, "HELPS")])
     after = report("b", [("x", -0.05, "HURTS"), ("y", 0.005, "INCONCLUSIVE"), ("new", 0.2, "HELPS")])
-    changes = {c.name.split(" ")[0]: c for c in compare_reports(before, after)}
+    changes = {c.name.split(" ")[0]: c for c in diff_reports(before, after).changes}
     assert changes["x"].changed and changes["x"].overlap is False and changes["x"].after == -0.05
     assert not changes["y"].changed and changes["y"].overlap
     assert changes["gone"].after is None and changes["new"].before is None
     (tmp_path / "a" / "report.json").write_text("{}")
     with pytest.raises(ValueError, match="no transfer matrix"):
-        compare_reports(before, after)
+        diff_reports(before, after)
 
 
 def test_the_pipeline_on_a_formula_says_what_hurts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

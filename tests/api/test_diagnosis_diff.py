@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from xferkit.cli.main import main
-from xferkit.diagnosis.diff import Change, compare_reports, diff_reports
+from xferkit.diagnosis.diff import Change, diff_reports
 
 
 def cell(source: str, mean: float, verdict: str, **change: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_new_and_gone_comparisons_are_no_changed_verdicts(two) -> None:
-    found = {change.name.split(" -> ")[0]: change for change in compare_reports(*two)}
+    found = {change.name.split(" -> ")[0]: change for change in diff_reports(*two).changes}
     assert list(found) == ["de", "fr", "nl", "it", "all but de+xx"]
     assert [name for name, c in found.items() if c.changed] == ["fr"]
     assert [name for name, c in found.items() if c.new] == ["it", "all but de+xx"]
@@ -153,12 +153,12 @@ def test_a_single_seed_has_no_ends(tmp_path) -> None:
     one = written(
         tmp_path / "one", cell("de", 0.1, "INCONCLUSIVE", interval={"mean": 0.1, "low": None, "high": None})
     )
-    (change,) = compare_reports(one, one)
+    (change,) = diff_reports(one, one).changes
     assert change.overlap is None and not change.changed
 
 
 def test_no_comparison_at_all(tmp_path) -> None:
-    assert compare_reports(written(tmp_path / "none"), written(tmp_path / "none")) == []
+    assert diff_reports(written(tmp_path / "none"), written(tmp_path / "none")).changes == ()
 
 
 def _without(name: str) -> dict[str, Any]:
@@ -206,9 +206,9 @@ def test_a_file_without_a_matrix_is_one_sentence(content, two, tmp_path) -> None
     with pytest.raises(
         ValueError, match=r"report\.json: holds no transfer matrix; expected the report.json of"
     ):
-        compare_reports(two[0], tmp_path)
+        diff_reports(two[0], tmp_path)
 
 
 def test_a_folder_without_a_report_is_named(two, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"cannot read .*nothing"):
-        compare_reports(two[0], tmp_path / "nothing")
+        diff_reports(two[0], tmp_path / "nothing")

@@ -7,23 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from toy_diagnosis import sentences
+from toy_diagnosis import GOOD, rows, sentences, write
 
 from xferkit.data.errors import DataError
 from xferkit.data.records import Columns
 from xferkit.diagnosis import TextProblem, read_folder
-
-
-def rows(name: str, count: int = 150) -> str:
-    return "".join(f"{text}\t{label}\n" for text, label in sentences(name, count))
-
-
-GOOD = {"books.tsv": rows("books"), "dvd.tsv": rows("dvd")}
-
-
-def write(folder: Path, files: dict[str, str]) -> None:
-    for name, content in files.items():
-        (folder / name).write_text(content)
 
 
 def test_folders_of_classes_are_told_the_form(tmp_path: Path) -> None:

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from toy_diagnosis import sentences, write_texts
+from toy_diagnosis import GOOD, rows, sentences, write, write_texts
 
 from xferkit.data.errors import DataError
 from xferkit.data.records import Columns
 from xferkit.diagnosis import TextProblem, read_folder
 from xferkit.diagnosis.folder import TaskFiles
 from xferkit.diagnosis.problem import SplitName
-
-
-def rows(name: str, count: int = 150) -> str:
-    return "".join(f"{text}\t{label}\n" for text, label in sentences(name, count))
-
-
-GOOD = {"books.tsv": rows("books"), "dvd.tsv": rows("dvd")}
-
-
-def write(folder: Path, files: Mapping[str, str]) -> None:
-    for name, content in files.items():
-        (folder / name).write_text(content)
 
 
 def texts_of(task: TaskFiles, *parts: SplitName) -> set[str]:

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,20 @@ def sentences(seed: str, count: int) -> list[tuple[str, str]]:
         words = [*rng.sample(good if label == "pos" else bad, 4), f"{seed[0]}{rng.randrange(20)}", "the"]
         rows.append((" ".join(words), label))
     return rows
+
+
+def rows(name: str, count: int = 150) -> str:
+    """The texts as lines of a TSV file without a header."""
+    return "".join(f"{text}\t{label}\n" for text, label in sentences(name, count))
+
+
+GOOD = {"books.tsv": rows("books"), "dvd.tsv": rows("dvd")}
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Files by their names."""
+    for name, content in files.items():
+        (folder / name).write_text(content)
 
 
 def write_texts(folder: Path) -> None:

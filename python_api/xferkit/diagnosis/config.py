@@ -20,7 +20,7 @@ from xferkit.diagnosis.training import TrainedProblem
 from xferkit.runs.files import read_config
 from xferkit.runs.schema import Option, build, checked_value, flatten, nearest, options_of
 
-__all__ = ["DiagnosisConfig", "ProblemKind", "diagnosis_config", "open_problem"]
+__all__ = ["DiagnosisConfig", "ProblemKind", "data_folder", "diagnosis_config", "open_problem"]
 
 ProblemKind = Literal["texts", "names", "tagging", "digits"]
 """A folder of labelled texts; the names of CLDR; sentences with tags; images of digits."""
@@ -133,6 +133,12 @@ def diagnosis_config(
         raise ValueError(f"{where}: {error}") from None
 
 
+def data_folder(config: DiagnosisConfig, data: str | os.PathLike[str] | None = None) -> Path:
+    """Where the data lie: ``config.data`` below ``data``, the variable XFER_DATA or the current folder."""
+    base = Path(data) if data is not None else Path(os.environ.get("XFER_DATA", "."))
+    return base / config.data if config.data else base
+
+
 def open_problem(config: DiagnosisConfig, data: str | os.PathLike[str] | None = None) -> Problem:
     """The problem of a diagnosis, with its data read.
 
@@ -143,8 +149,7 @@ def open_problem(config: DiagnosisConfig, data: str | os.PathLike[str] | None = 
     Raises:
         ValueError: a file is missing or malformed (with its line), a task is unknown, or an option cannot be.
     """
-    base = Path(data) if data is not None else Path(os.environ.get("XFER_DATA", "."))
-    folder = base / config.data if config.data else base
+    folder = data_folder(config, data)
     options = _checked_options(config.problem, config.options)
     options["metric"] = config.metric
     if config.problem == "names":

@@ -11,7 +11,7 @@ from typing import Any
 
 from xferkit.runs.files import read_json
 
-__all__ = ["Change", "ReportDiff", "compare_reports", "diff_reports"]
+__all__ = ["Change", "ReportDiff", "diff_reports"]
 
 # What decides the numbers of a report, and the keys under which it says so. Gains of two metrics or targets cannot be
 # compared.
@@ -111,15 +111,6 @@ def diff_reports(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Report
     names = dict.fromkeys([*sides[0], *sides[1]])
     changes = (_change(name, sides[0].get(name), sides[1].get(name)) for name in names)
     return ReportDiff(tuple(differences), tuple(changes))
-
-
-def compare_reports(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> list[Change]:
-    """The changes of :func:`diff_reports`.
-
-    Raises:
-        ValueError: as there.
-    """
-    return list(diff_reports(a, b).changes)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from xferkit.experiments.progress import make_progress
 from xferkit.report.format import duration
 from xferkit.runs.environment import code_fingerprint, versions
 from xferkit.transfer import Declined, Estimate
+from xferkit.transfer.plan import counted
 
 __all__ = ["ASK_SECONDS", "Engine", "Results", "SpecCell"]
 
@@ -252,8 +253,10 @@ class Engine:
             return
         self._told = estimate.seconds_left
         if estimate.runs_left:
-            count = f"{estimate.runs_left} run{' is' if estimate.runs_left == 1 else 's are'}"
-            self._note(f"{count} left, about {duration(estimate.seconds_left)}.")
+            verb = "is" if estimate.runs_left == 1 else "are"
+            self._note(
+                f"{counted(estimate.runs_left, 'run')} {verb} left, about {duration(estimate.seconds_left)}."
+            )
         if self._confirm is not None and estimate.seconds_left > max(ASK_SECONDS, 1.25 * self._confirmed):
             if not self._confirm(estimate):
                 raise Declined("stopped before the long part; finished runs are kept")

@@ -16,6 +16,7 @@ from xferkit.diagnosis.problem import Problem, RunSpec, metric_name
 from xferkit.methods import method_names
 from xferkit.metrics import Interval, paired_difference
 from xferkit.transfer import Declined, Judgement, RunError, Verdict, judge
+from xferkit.transfer.plan import counted
 
 __all__ = ["Fix", "FixRace", "FixTried", "candidates", "race", "race_specs"]
 
@@ -262,8 +263,7 @@ def race(
         alive = ranked[: max(1, (len(ranked) + 1) // 2)]
         alive += [plain] if plain not in alive else []
         if used < len(race_seeds) and len(alive) > 1:
-            count = f"{used} seed{'s' if used > 1 else ''}"
-            say(f"After {count} {', '.join(fix.name for fix in alive)} go on.")
+            say(f"After {counted(used, 'seed')} {', '.join(fix.name for fix in alive)} go on.")
     tried = [FixTried(fix, scores[fix.name], rounds[fix.name], problems.get(fix.name, "")) for fix in fixes]
     # Of equal ones the first goes before: the plain sum before all others.
     tried.sort(key=lambda t: (-t.rounds, -sign * fmean(t.scores) if t.scores else 0.0))

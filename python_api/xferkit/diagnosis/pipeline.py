@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xferkit.diagnosis.config import DiagnosisConfig, open_problem
+from xferkit.diagnosis.config import DiagnosisConfig, data_folder, open_problem
 from xferkit.diagnosis.engine import Engine
 from xferkit.diagnosis.fixes import FixRace, candidates, race, race_specs
 from xferkit.diagnosis.plans import (
@@ -32,6 +32,7 @@ from xferkit.runs.environment import num_cores
 from xferkit.runs.errors import RunError
 from xferkit.transfer import Diagnosis, Estimate
 from xferkit.transfer.causes import Cause, RankedCauses, SourceClusters, capacity, gate_choice
+from xferkit.transfer.plan import counted
 
 __all__ = ["FEW_EXAMPLES", "DiagnosisReport", "run_diagnosis"]
 
@@ -117,7 +118,7 @@ def run_diagnosis(
         engine = Engine(problem, out / "cells", workers=workers, confirm=confirm, note=say)
         with engine.store.locked(), engine:
             report = _diagnose(config, problem, engine, say)
-            folder = "" if config.problem == "names" else f"{Path(data or '.').resolve() / config.data}, "
+            folder = "" if config.problem == "names" else f"{data_folder(config, data).resolve()}, "
             report.facts.update(data_folder=folder, command=shlex.join(sys.argv))
             for sentence in found_causes(report):
                 say(sentence)
@@ -133,9 +134,7 @@ def _diagnose(config: DiagnosisConfig, problem: Problem, engine: Engine, say: Sa
     if dev < FEW_EXAMPLES:
         say(f"Scores rest on {dev} development examples of {problem.target}: they move in coarse steps.")
     observe = [all_tasks_spec(problem, seed) for seed in config.seeds]
-    say(
-        f"Training all tasks together and looking at their gradients: {len(observe)} run{'s'[: len(observe) > 1]}."
-    )
+    say(f"Training all tasks together and looking at their gradients: {counted(len(observe), 'run')}.")
     _expect(config, problem, engine, _guessed_groups(problem))
     observed = engine.run(observe)
     looked = [observed[spec] for spec in observe]
